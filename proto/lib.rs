@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here has behaviour of a role. What lives here crosses a process boundary.
 
+mod config;
 mod error;
 mod ids;
 mod name;
@@ -11,6 +12,7 @@ mod status;
 mod time;
 mod value;
 
+pub use config::{ConfigError, parse_config, read_config};
 pub use error::{DOMAIN, Error, Reason, Result, Violation};
 pub use ids::{MessageId, Secret};
 pub use name::{
@@ -25,7 +27,7 @@ pub use value::{JsonObject, MAX_SAFE_INTEGER, check_object, json_to_struct, stru
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 /// Generated messages, clients and servers of `goperation.v1`.
-#[expect(missing_docs, reason = "generated: the documentation is in the .proto files")]
+#[expect(missing_docs, clippy::allow_attributes, reason = "generated: the documentation is in the .proto files")]
 pub mod v1 {
     tonic::include_proto!("goperation.v1");
 }

@@ -1,1 +1,42 @@
-//! placeholder
+//! The agent: one per host and type. It takes messages through the gate, guards its state with the
+//! work lock, owns the ports of its host and runs its endpoints.
+//!
+//! Where a message goes: `dispatch` (filters, gate, journal) → `job` (started, run, done, reply) →
+//! `methods` or `entity` → `endpoint` (the operator's programs). Where state changes:
+//! `operations` → `core` (store slot, lock, write) → `state`.
+//!
+//! Invariant: nothing is answered that is not on disk, and no effect happens twice for one id.
+
+pub mod config;
+pub mod endpoint;
+pub mod facts;
+pub mod gate;
+pub mod lock;
+pub mod package;
+pub mod ports;
+
+mod adopt;
+mod agent;
+mod answer;
+mod core;
+mod dispatch;
+mod entity;
+mod error;
+mod job;
+mod journal;
+mod life;
+mod manager;
+mod methods;
+mod operations;
+mod reserve;
+mod start;
+mod state;
+mod upgrade;
+mod waiters;
+
+pub use adopt::{AdoptError, Adopted, adopt};
+pub use config::Config;
+pub use error::RunError;
+pub use methods::Method;
+pub use start::{Exit, Handle, Parts, run, start};
+pub use state::EntityKey;

@@ -85,6 +85,8 @@ pub enum QueueName {
     Notify(NotifyName),
     /// `dead`
     Dead,
+    /// `reply.<bridge>`: where replies come from; people cannot name it.
+    Reply(String),
 }
 
 impl QueueName {
@@ -131,6 +133,7 @@ impl fmt::Display for QueueName {
             Self::Any(agent_type) => write!(f, "any.{agent_type}"),
             Self::Notify(name) => write!(f, "notify.{name}"),
             Self::Dead => f.write_str("dead"),
+            Self::Reply(bridge) => write!(f, "reply.{bridge}"),
         }
     }
 }

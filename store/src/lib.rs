@@ -5,10 +5,13 @@
 //! which they were submitted, and an answer goes out only when its transaction, and every earlier
 //! one, is durable.
 
+mod disk;
+mod queue;
 mod sled;
 mod txn;
+mod writer;
 
-pub use crate::sled::{Durability, Options, SledStore};
+pub use crate::sled::{Durability, Options, SledStore, Stats};
 pub use crate::txn::{
     Condition, Error, Key, Outcome, Pending, Row, Scan, Slot, Store, Txn, Value, Write,
 };

@@ -156,7 +156,9 @@ pub enum Error {
 
 /// A place in the bounded queue of the store, taken before a lock so that [`Slot::submit`] can
 /// neither wait nor fail under it.
-pub struct Slot(Box<dyn FnOnce(Txn, oneshot::Sender<Result<Outcome, Error>>) + Send>);
+pub struct Slot(Submit);
+
+type Submit = Box<dyn FnOnce(Txn, oneshot::Sender<Result<Outcome, Error>>) + Send>;
 
 impl Slot {
     /// A slot that hands the transaction and the answer's sender to `submit`. For stores.
@@ -201,7 +203,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The value of a key.
     async fn get(&self, key: Key) -> Result<Option<Value>, Error>;
 
-    /// Rows in order of their keys.
+    /// Rows in order of their keys, each as it is when the scan comes by: a transaction applied
+    /// meanwhile may show in part.
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, Error>;
 
     /// A place in the queue of transactions, waiting while it is full.

@@ -1,0 +1,87 @@
+//! What every part of a running agent shares.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use goperation::{MANAGER_NAMESPACE, Result};
+use goperation_bridge::{Address, Message, Transport};
+use goperation_store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config, core::Core, endpoint::Endpoints, journal::Journal, manager::ManagerLink,
+    methods, waiters::Waiters,
+};
+
+/// One running agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) config: Config,
+    pub(crate) address: Address,
+    pub(crate) core: Core,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) journal: Journal,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) manager: ManagerLink,
+    pub(crate) waiters: Waiters,
+    /// Places for endpoint methods that run at a time.
+    pub(crate) running: Semaphore,
+    /// Cancelled when the agent shall stop; ends waits of jobs that have not started.
+    pub(crate) stopping: CancellationToken,
+    /// Cancelled when a successful upgrade asks for a new start.
+    pub(crate) restart: CancellationToken,
+    /// The manager's generation for this agent that was seen last.
+    pub(crate) manager_generation: AtomicU64,
+    /// Whether the next renewal shall be followed by a sync, whatever the generations say.
+    pub(crate) sync_again: AtomicBool,
+}
+
+impl Agent {
+    /// Whether a message is for this agent: broadcasts may name types and numbers.
+    pub(crate) fn is_meant(&self, message: &Message) -> bool {
+        let of_type = message
+            .agent_type
+            .as_ref()
+            .is_none_or(|agent_type| agent_type == self.address.agent_type.as_str());
+        of_type
+            && message
+                .agents
+                .as_ref()
+                .is_none_or(|agents| self.manager.agent_id().is_some_and(|id| agents.contains(id)))
+    }
+
+    /// The manager's generation for this agent that was seen last.
+    pub(crate) fn manager_generation(&self) -> u64 {
+        self.manager_generation.load(Ordering::Relaxed)
+    }
+
+    /// Notes the manager's generation of a sync.
+    pub(crate) fn seen_manager_generation(&self, generation: u64) {
+        self.manager_generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// Asks for another sync after the next renewal.
+    pub(crate) fn sync_again(&self) {
+        self.sync_again.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a sync was asked for; asks once.
+    pub(crate) fn wants_sync(&self) -> bool {
+        self.sync_again.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the message's method only reads.
+    ///
+    /// # Errors
+    /// `NAMESPACE_NOT_FOUND` or `METHOD_NOT_FOUND`.
+    pub(crate) fn is_read_only(&self, message: &Message) -> Result<bool> {
+        if message.namespace == MANAGER_NAMESPACE {
+            return methods::Method::parse(&message.method).map(methods::Method::is_read_only);
+        }
+        self.endpoints.is_read_only(&message.namespace, &message.method)
+    }
+}

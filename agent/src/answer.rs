@@ -1,0 +1,131 @@
+//! What goes back to the broker: replies, messages sent again later, and dead letters.
+//!
+//! Invariant: a delivery is acknowledged only after what replaces it is confirmed. When that fails
+//! it is dropped unacknowledged, so that the broker delivers it again.
+
+use std::time::Duration;
+
+use goperation::{Error, JsonObject, Reason};
+use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Route};
+use tracing::{debug, warn};
+
+use crate::{agent::Agent, gate, journal::Outcome, waiters::Waiter};
+
+/// When a caller of a busy agent is told to try again.
+const BUSY_RETRY: Duration = Duration::from_millis(500);
+
+impl Agent {
+    /// Replies to those who still wait.
+    pub(crate) async fn reply(&self, call: &Message, waiters: Vec<Waiter>, outcome: &Outcome) {
+        let body = match outcome {
+            Ok(object) => Body::Object(object.clone()),
+            Err(error) => Body::Failure(Box::new(error.clone())),
+        };
+        for waiter in waiters {
+            let message = Message {
+                kind: Kind::Reply,
+                id: call.id.clone(),
+                namespace: String::new(),
+                method: String::new(),
+                agents: None,
+                agent_type: None,
+                finish_time: None,
+                deadline: waiter.deadline,
+                attempt: 0,
+                reply_to: None,
+                correlation: waiter.correlation,
+                traceparent: call.traceparent.clone(),
+                sent: goperation::now_millis(),
+                body: body.clone(),
+            };
+            // Whoever still waits sends the message again and gets the stored answer.
+            if let Err(error) =
+                self.transport.publish(&Route::Reply(waiter.reply_to), &message).await
+            {
+                debug!(message_id = %call.id, %error, "reply was not taken");
+            }
+        }
+    }
+
+    /// Ends a delivery that is not run: a CALL is answered, a CAST goes to the dead letters.
+    pub(crate) async fn refuse(&self, delivery: Delivery, error: Error) {
+        debug!(message_id = %delivery.message.id, reason = %error.reason, "message refused");
+        if delivery.message.kind == Kind::Call {
+            let waiters = Waiter::of(&delivery.message).into_iter().collect();
+            self.reply(&delivery.message, waiters, &Err(error)).await;
+            return delivery.ack.ack().await;
+        }
+        if self.bury(&delivery.message, error.reason).await {
+            delivery.ack.ack().await;
+        }
+    }
+
+    /// Puts a message into the dead letters. False when the broker did not take it.
+    pub(crate) async fn bury(&self, message: &Message, reason: Reason) -> bool {
+        let letter = Message { correlation: Some(reason.as_str().to_owned()), ..message.clone() };
+        match self.transport.publish(&Route::Dead(self.address.clone()), &letter).await {
+            Ok(()) => true,
+            Err(error) => {
+                warn!(message_id = %message.id, %error, "dead letter was not taken");
+                false
+            }
+        }
+    }
+
+    /// Neither lost nor spun: a CALL is answered AGENT_BUSY and its bridge sends it again, a CAST
+    /// goes through the delayed-retry steps.
+    pub(crate) async fn resend(&self, delivery: Delivery) {
+        let status = self.core.status();
+        if delivery.message.kind == Kind::Call {
+            let error = Error::new(Reason::AgentBusy, format!("the agent is {status}"))
+                .with("state", status)
+                .with_retry_after(BUSY_RETRY);
+            return self.refuse(delivery, error).await;
+        }
+        let remaining = delivery
+            .message
+            .finish_time
+            .map(|finish| Duration::from_millis(finish.saturating_sub(self.core.manager_now())));
+        let step = gate::retry_step(delivery.message.attempt, remaining);
+        let route = match &delivery.queue {
+            QueueName::Any(_) | QueueName::AnyCall(_) => {
+                Route::RetryAny(self.address.clone(), step)
+            }
+            _ => Route::RetryCast(self.address.clone(), step),
+        };
+        let attempt = delivery.message.attempt.saturating_add(1);
+        let message = Message { attempt, ..delivery.message.clone() };
+        match self.transport.publish(&route, &message).await {
+            Ok(()) => delivery.ack.ack().await,
+            Err(error) => warn!(message_id = %message.id, %error, "message was not sent again"),
+        }
+    }
+
+    /// Answers a message that has its outcome in the journal.
+    pub(crate) async fn answer_again(
+        &self,
+        delivery: Delivery,
+        waiters: Vec<Waiter>,
+        outcome: &Outcome,
+    ) {
+        self.reply(&delivery.message, waiters, outcome).await;
+        delivery.ack.ack().await;
+    }
+}
+
+/// That a message came after its finish time.
+pub(crate) fn over_finish_time(message: &Message, now: u64) -> Option<Error> {
+    let finish = message.finish_time?;
+    (now >= finish).then(|| {
+        Error::new(
+            Reason::OverFinishtime,
+            format!("it arrived {} ms after its finish time and was not started", now - finish),
+        )
+        .with_message_id(&message.id)
+    })
+}
+
+/// The number of the entity that arguments name, if they do.
+pub(crate) fn entity_of(args: &JsonObject) -> Option<u32> {
+    args.get("entity")?.as_u64()?.try_into().ok()
+}

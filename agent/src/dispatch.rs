@@ -1,0 +1,389 @@
+//! The loop that takes deliveries through the gate and the journal to their jobs.
+//!
+//! Invariant: one task decides about every message, so the order of arrival is the order of the
+//! journal and of the jobs of each entity. It waits for nothing but room in the store's queue.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+};
+
+use futures::{StreamExt as _, stream::FuturesOrdered};
+use goperation::{AgentStatus, Error, Reason, Result};
+use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Subscription};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use crate::{
+    agent::Agent,
+    answer::{entity_of, over_finish_time},
+    gate::{self, MethodClass, Verdict},
+    job::Job,
+    journal::{Phase, Received},
+    state::Pause,
+    waiters::Waiter,
+};
+
+/// Deliveries whose *received* is on its way to the disk, at most.
+const MAX_ARRIVING: usize = 4096;
+
+/// Answers, resends and claims that are on their way, at most.
+const MAX_ERRANDS: usize = 8192;
+
+/// Orders the jobs of one entity.
+type OrderKey = (String, u32);
+type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>)> + Send>>;
+
+/// The dispatcher of one agent.
+#[derive(Debug)]
+pub(crate) struct Dispatcher {
+    agent: Arc<Agent>,
+    arrival: u64,
+    /// Waiting for the second look of the gate; all wait equally long, so the first is due first.
+    held: VecDeque<(Instant, Delivery)>,
+    arriving: FuturesOrdered<Arriving>,
+    /// Jobs waiting for the one before them on the same entity. A key is there while one runs.
+    orders: HashMap<OrderKey, VecDeque<Job>>,
+    jobs: JoinSet<Option<OrderKey>>,
+    /// Answers, resends and claims that are on their way.
+    errands: JoinSet<()>,
+    claimed: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
+    /// Whether this dispatcher made the agent SOFTBUSY.
+    bounded: bool,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+        Self {
+            agent,
+            arrival: goperation::now_millis() << 16,
+            held: VecDeque::new(),
+            arriving: FuturesOrdered::new(),
+            orders: HashMap::new(),
+            jobs: JoinSet::new(),
+            errands: JoinSet::new(),
+            claimed: mpsc::channel(64),
+            bounded: false,
+        }
+    }
+
+    /// Runs until `stop`; then running jobs get the configured time to end.
+    pub(crate) async fn run(
+        mut self,
+        recovered: Vec<Job>,
+        mut subscription: Subscription,
+        stop: CancellationToken,
+    ) {
+        for job in recovered {
+            self.agent.waiters.enter(&job.message);
+            self.enqueue(job);
+        }
+        let mut status = self.agent.core.watch_status();
+        loop {
+            let due = self.held.front().map(|(due, _)| *due);
+            let room = self.arriving.len() < MAX_ARRIVING && self.errands.len() < MAX_ERRANDS;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.ended(ended),
+                Some(_) = self.errands.join_next(), if !self.errands.is_empty() => {}
+                Some((delivery, received)) = self.arriving.next(), if !self.arriving.is_empty() => {
+                    self.journaled(delivery, received);
+                }
+                Ok(()) = status.changed() => self.look_again(&mut status).await,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.second_look().await;
+                }
+                Some(delivery) = self.claimed.1.recv() => self.accept(delivery, true).await,
+                delivery = subscription.deliveries.recv(), if room => match delivery {
+                    Some(delivery) => self.admit(delivery).await,
+                    None => break,
+                },
+            }
+        }
+        drop(subscription);
+        self.drain().await;
+    }
+
+    /// Takes a delivery through the filters and the gate.
+    async fn admit(&mut self, delivery: Delivery) {
+        let message = &delivery.message;
+        if !self.agent.is_meant(message) {
+            self.errands.spawn(delivery.ack.ack());
+            return;
+        }
+        if self.agent.waiters.join(message) {
+            self.errands.spawn(delivery.ack.ack());
+            return;
+        }
+        if let Some(late) = over_finish_time(message, self.agent.core.manager_now()) {
+            return self.stored_or(delivery, late);
+        }
+        match gate::gate(self.agent.core.status(), class(message)) {
+            Verdict::Hold => {
+                let due = Instant::now() + self.agent.config.hold;
+                self.held.push_back((due, delivery));
+            }
+            verdict => self.follow(verdict, delivery).await,
+        }
+    }
+
+    async fn follow(&mut self, verdict: Verdict, delivery: Delivery) {
+        match verdict {
+            Verdict::Run => self.accept(delivery, false).await,
+            Verdict::Refuse => self.refused(delivery),
+            Verdict::Hold | Verdict::Resend => self.resend(delivery),
+        }
+    }
+
+    fn resend(&mut self, delivery: Delivery) {
+        let agent = Arc::clone(&self.agent);
+        self.errands.spawn(async move { agent.resend(delivery).await });
+    }
+
+    fn refuse(&mut self, delivery: Delivery, error: Error) {
+        let agent = Arc::clone(&self.agent);
+        self.errands.spawn(async move { agent.refuse(delivery, error).await });
+    }
+
+    /// A message that the journal knows gets its stored answer even where a new one is refused.
+    fn stored_or(&mut self, delivery: Delivery, error: Error) {
+        let agent = Arc::clone(&self.agent);
+        self.errands.spawn(async move {
+            let known = agent.journal.get(&delivery.message.id).await;
+            match known.ok().flatten().and_then(|entry| entry.outcome()) {
+                Some(outcome) => {
+                    let waiters = Waiter::of(&delivery.message).into_iter().collect();
+                    agent.answer_again(delivery, waiters, &outcome).await;
+                }
+                None => agent.refuse(delivery, error).await,
+            }
+        });
+    }
+
+    fn refused(&mut self, delivery: Delivery) {
+        let status = self.agent.core.status();
+        let error = Error::new(
+            Reason::AgentNotActive,
+            format!("the agent is {status}; endpoint methods run only on an ACTIVE one"),
+        )
+        .with("state", status);
+        self.stored_or(delivery, error);
+    }
+
+    /// Lets a message in that the gate lets run.
+    async fn accept(&mut self, delivery: Delivery, claimed: bool) {
+        let message = &delivery.message;
+        let shared = matches!(delivery.queue, QueueName::Any(_) | QueueName::AnyCall(_));
+        if shared && !claimed {
+            return self.claim(delivery);
+        }
+        let read_only = match self.agent.is_read_only(message) {
+            Ok(read_only) => read_only,
+            Err(error) => return self.refuse(delivery, error),
+        };
+        let Body::Object(_) = &message.body else {
+            return self.refuse(delivery, Error::invalid("args", "must be an object"));
+        };
+        if self.agent.waiters.len() >= self.agent.config.max_journal {
+            self.bound_reached();
+            return self.resend(delivery);
+        }
+        let key = order_key(message);
+        let full = self.orders.len() >= self.agent.config.max_entity_locks;
+        if let Some((endpoint, entity)) = &key
+            && full
+            && !self.orders.contains_key(&(endpoint.clone(), *entity))
+        {
+            return self.locked(delivery);
+        }
+        if !self.agent.waiters.enter(message) {
+            self.errands.spawn(delivery.ack.ack());
+            return;
+        }
+        if read_only {
+            let message = delivery.message.clone();
+            self.errands.spawn(delivery.ack.ack());
+            return self.enqueue(Job { message, entry: None });
+        }
+        self.arrival += 1;
+        let now = self.agent.core.manager_now();
+        match self.agent.journal.receive(message, now, self.arrival).await {
+            Ok(received) => {
+                self.arriving.push_back(Box::pin(async move { (delivery, received.await) }));
+            }
+            Err(error) => {
+                self.agent.waiters.leave(&message.id);
+                error!(%error, "message was not journaled");
+                self.agent.core.failed().cancel();
+            }
+        }
+    }
+
+    fn locked(&mut self, delivery: Delivery) {
+        if delivery.message.kind != Kind::Call {
+            return self.resend(delivery);
+        }
+        let max = self.agent.config.max_entity_locks;
+        let error = Error::new(
+            Reason::Locked,
+            format!("{max} entities are being worked on, as many as may be; try again"),
+        );
+        self.refuse(delivery, error);
+    }
+
+    /// A message for any one agent of the type runs here only if this agent claims it.
+    fn claim(&mut self, delivery: Delivery) {
+        let agent = Arc::clone(&self.agent);
+        let claimed = self.claimed.0.clone();
+        self.errands.spawn(async move {
+            match agent.manager.claim(&delivery.message).await {
+                Ok(true) => drop(claimed.send(delivery).await),
+                Ok(false) => delivery.ack.ack().await,
+                Err(error) => {
+                    warn!(message_id = %delivery.message.id, %error, "claim failed");
+                    agent.resend(delivery).await;
+                }
+            }
+        });
+    }
+
+    /// *received* is durable, or the message was known.
+    fn journaled(&mut self, delivery: Delivery, received: Result<Received>) {
+        match received {
+            Ok(Received::New(entry)) => {
+                let message = delivery.message.clone();
+                self.errands.spawn(delivery.ack.ack());
+                self.enqueue(Job { message, entry: Some(entry) });
+            }
+            Ok(Received::Known(entry)) => match (entry.phase(), entry.outcome()) {
+                (Phase::Done, Some(outcome)) => {
+                    let waiters = self.agent.waiters.leave(&delivery.message.id);
+                    let agent = Arc::clone(&self.agent);
+                    self.errands.spawn(async move {
+                        agent.answer_again(delivery, waiters, &outcome).await;
+                    });
+                }
+                _ => {
+                    self.agent.waiters.leave(&delivery.message.id);
+                    self.errands.spawn(delivery.ack.ack());
+                }
+            },
+            Err(error) => {
+                error!(%error, "message was not journaled");
+                self.agent.core.failed().cancel();
+            }
+        }
+    }
+
+    fn enqueue(&mut self, job: Job) {
+        let Some(key) = order_key(&job.message) else { return self.start(job, None) };
+        match self.orders.get_mut(&key) {
+            Some(waiting) => waiting.push_back(job),
+            None => {
+                self.orders.insert(key.clone(), VecDeque::new());
+                self.start(job, Some(key));
+            }
+        }
+    }
+
+    fn start(&mut self, job: Job, key: Option<OrderKey>) {
+        let agent = Arc::clone(&self.agent);
+        self.jobs.spawn(async move {
+            agent.run_job(job).await;
+            key
+        });
+    }
+
+    fn ended(&mut self, ended: std::result::Result<Option<OrderKey>, tokio::task::JoinError>) {
+        match ended {
+            Ok(Some(key)) => match self.orders.get_mut(&key).and_then(VecDeque::pop_front) {
+                Some(next) => self.start(next, Some(key)),
+                None => drop(self.orders.remove(&key)),
+            },
+            Ok(None) => {}
+            // A job that panicked has left its message open: only a new start settles it.
+            Err(error) => {
+                error!(%error, "a job ended without an answer");
+                self.agent.core.failed().cancel();
+            }
+        }
+        if self.bounded && self.agent.waiters.len() <= self.agent.config.max_journal / 2 {
+            self.bounded = false;
+            let agent = Arc::clone(&self.agent);
+            self.errands.spawn(async move { drop(agent.core.resume(Pause::Bound).await) });
+        }
+    }
+
+    fn bound_reached(&mut self) {
+        if !self.bounded {
+            self.bounded = true;
+            let agent = Arc::clone(&self.agent);
+            self.errands.spawn(async move { drop(agent.core.pause(Pause::Bound).await) });
+        }
+    }
+
+    /// The second look of the gate, for everything that is due: one timer serves all.
+    async fn second_look(&mut self) {
+        let now = Instant::now();
+        while self.held.front().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, delivery)) = self.held.pop_front() else { break };
+            let verdict = gate::after_hold(self.agent.core.status(), class(&delivery.message));
+            self.follow(verdict, delivery).await;
+        }
+    }
+
+    /// A status that holds nothing any more lets everything go at once.
+    async fn look_again(&mut self, status: &mut watch::Receiver<AgentStatus>) {
+        let status = *status.borrow_and_update();
+        if gate::gate(status, MethodClass::Manager) == Verdict::Hold {
+            return;
+        }
+        for (_, delivery) in std::mem::take(&mut self.held) {
+            let verdict = gate::gate(status, class(&delivery.message));
+            self.follow(verdict, delivery).await;
+        }
+    }
+
+    /// Lets running jobs end, for as long as is configured; what has not ended then is interrupted.
+    async fn drain(mut self) {
+        self.held.clear();
+        self.orders.clear();
+        let deadline = Instant::now() + self.agent.config.drain;
+        while !(self.jobs.is_empty() && self.errands.is_empty()) {
+            tokio::select! {
+                Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}
+                Some(_) = self.errands.join_next(), if !self.errands.is_empty() => {}
+                () = sleep_until(deadline) => break,
+            }
+        }
+        self.jobs.shutdown().await;
+        self.errands.shutdown().await;
+    }
+}
+
+/// Whose method it is.
+fn class(message: &Message) -> MethodClass {
+    if message.namespace == goperation::MANAGER_NAMESPACE {
+        MethodClass::Manager
+    } else {
+        MethodClass::Endpoint
+    }
+}
+
+/// Which entity a message is about: its jobs run one after the other.
+fn order_key(message: &Message) -> Option<OrderKey> {
+    let Body::Object(args) = &message.body else { return None };
+    let entity = entity_of(args)?;
+    let endpoint = match class(message) {
+        MethodClass::Endpoint => message.namespace.clone(),
+        MethodClass::Manager => args.get("endpoint")?.as_str()?.to_ascii_lowercase(),
+    };
+    Some((endpoint, entity))
+}

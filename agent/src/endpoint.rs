@@ -1,0 +1,182 @@
+//! The endpoints of an agent and the driver that runs their methods.
+//!
+//! Invariant: whatever is asked of an endpoint or method that is not declared is a typed refusal,
+//! and nothing outside of an endpoint's own folder is made or removed for it.
+
+mod group;
+mod home;
+mod orphan;
+mod script;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use goperation::{Error, Reason, Result, v1};
+
+use crate::config::{Config, EndpointConfig, MethodSpec};
+
+pub use orphan::{RunRecord, group_alive, kill_orphan, kill_orphans_of};
+pub use script::{Invocation, Running, Subject};
+
+pub(crate) use group::{Group, base_environment};
+
+/// Methods of an entity's life, by the name that they are called by and the name by which the
+/// operator declares their programs. They are there even without a program.
+const LIFE: [(&str, &str); 3] =
+    [("create_entity", "create"), ("delete_entity", "delete"), ("status_entity", "status")];
+
+/// What an agent can run.
+#[derive(Debug)]
+pub struct Endpoints(BTreeMap<String, Endpoint>);
+
+/// One endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    name: String,
+    config: EndpointConfig,
+    /// Folder of all endpoints.
+    work_dir: PathBuf,
+}
+
+impl Endpoints {
+    /// The endpoints of a configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let endpoint = |(name, endpoint): (&goperation::EndpointName, &EndpointConfig)| {
+            let name = name.as_str().to_owned();
+            let config_of = endpoint.clone();
+            let work_dir = config.work_dir.clone();
+            (name.clone(), Endpoint { name, config: config_of, work_dir })
+        };
+        Self(config.endpoints.iter().map(endpoint).collect())
+    }
+
+    /// The endpoint of a namespace.
+    ///
+    /// # Errors
+    /// `NAMESPACE_NOT_FOUND`.
+    pub fn get(&self, namespace: &str) -> Result<&Endpoint> {
+        self.0.get(namespace).ok_or_else(|| {
+            Error::new(
+                Reason::NamespaceNotFound,
+                format!("this agent has no endpoint {namespace}; it has: {}", list(self.names())),
+            )
+            .with("namespace", namespace)
+        })
+    }
+
+    /// Whether a method, as it is called, only reads.
+    ///
+    /// # Errors
+    /// `NAMESPACE_NOT_FOUND`, `METHOD_NOT_FOUND`.
+    pub fn is_read_only(&self, namespace: &str, method: &str) -> Result<bool> {
+        Ok(match self.get(namespace)?.called(method)? {
+            Called::Program(spec) => spec.read_only,
+            Called::Nothing(life) => life == "status",
+        })
+    }
+
+    /// Whether a method, as it is called, may be run again after it was interrupted. One that is
+    /// not declared is not. Where the operator declares no program it is the agent's own work.
+    #[must_use]
+    pub fn is_idempotent(&self, namespace: &str, method: &str) -> bool {
+        match self.get(namespace).and_then(|endpoint| endpoint.called(method)) {
+            Ok(Called::Program(spec)) => spec.idempotent || spec.read_only,
+            Ok(Called::Nothing(life)) => life != "create",
+            Err(_) => false,
+        }
+    }
+
+    /// Their names, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    /// Endpoints and methods as the manager is told of them.
+    #[must_use]
+    pub fn to_wire(&self) -> Vec<v1::AgentEndpoint> {
+        self.0
+            .values()
+            .map(|endpoint| v1::AgentEndpoint {
+                name: endpoint.name.clone(),
+                driver: endpoint.config.driver.as_str().to_owned(),
+                methods: endpoint
+                    .config
+                    .methods
+                    .iter()
+                    .map(|(name, spec)| v1::EndpointMethod {
+                        name: name.as_str().to_owned(),
+                        read_only: spec.read_only,
+                        idempotent: spec.idempotent,
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+}
+
+/// What a called method runs.
+enum Called<'a> {
+    Program(&'a MethodSpec),
+    /// A method of an entity's life without a program.
+    Nothing(&'static str),
+}
+
+impl Endpoint {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many entities of it the agent has at most.
+    #[must_use]
+    pub fn max_entities(&self) -> usize {
+        self.config.max_entities
+    }
+
+    /// Whether it declares a program for a method; those of an entity's life are `create`,
+    /// `delete` and `status`.
+    #[must_use]
+    pub fn has_method(&self, method: &str) -> bool {
+        self.spec(method).is_some()
+    }
+
+    /// Settings of its programs' environment.
+    fn env(&self) -> &BTreeMap<String, String> {
+        &self.config.env
+    }
+
+    fn spec(&self, method: &str) -> Option<&MethodSpec> {
+        self.config.methods.iter().find(|(name, _)| name.as_str() == method).map(|(_, spec)| spec)
+    }
+
+    fn called(&self, method: &str) -> Result<Called<'_>> {
+        if let Some((_, life)) = LIFE.iter().find(|(called, _)| *called == method) {
+            return Ok(self.spec(life).map_or(Called::Nothing(life), Called::Program));
+        }
+        match self.spec(method) {
+            // They are about an entity, and come with its number, ports and record.
+            Some(_) if LIFE.iter().any(|(_, life)| *life == method) => {
+                Err(self.not_found(method, "it is run through the entity"))
+            }
+            Some(spec) => Ok(Called::Program(spec)),
+            None => {
+                let own = self.config.methods.keys().map(goperation::MethodName::as_str);
+                let own = own.filter(|name| LIFE.iter().all(|(_, life)| life != name));
+                Err(self.not_found(method, &format!("it has: {}", list(own.collect()))))
+            }
+        }
+    }
+
+    fn not_found(&self, method: &str, hint: &str) -> Error {
+        let message = format!("endpoint {} has no method {method}: {hint}", self.name);
+        Error::new(Reason::MethodNotFound, message)
+            .with("namespace", &self.name)
+            .with("method", method)
+    }
+}
+
+fn list(names: Vec<&str>) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}

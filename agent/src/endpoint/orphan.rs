@@ -1,0 +1,115 @@
+//! What a dead agent left running: found again by what was recorded, and killed.
+//!
+//! Invariant: a process is killed only when boot, pid and start time, or the message id in its
+//! environment, say that an agent started it. A pid alone is reused.
+
+use std::{
+    fs,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use goperation::MessageId;
+use procfs::process::{Process, Stat, all_processes};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+/// Variable in which every program finds the id of its message.
+pub(crate) const MESSAGE_ID: &str = "GOP_MESSAGE_ID";
+/// How long a killed group is waited for.
+const GONE: Duration = Duration::from_secs(5);
+
+/// Names a process for as long as the machine remembers: pids are reused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Pid, and number of its process group.
+    pub pid: u32,
+    /// When it started, in clock ticks since the boot.
+    pub start_time: u64,
+    /// The boot in which it ran.
+    pub boot_id: String,
+}
+
+/// The id of this boot.
+pub(crate) fn boot_id() -> Option<String> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    ID.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned())
+    })
+    .clone()
+}
+
+/// Whether the recorded process is there still, dead and not reaped included. It reads /proc: it
+/// blocks for a moment.
+#[must_use]
+pub fn group_alive(run: &RunRecord) -> bool {
+    leader(run).is_some()
+}
+
+/// Kills the recorded process with its whole group and waits until they are gone. Nothing is
+/// killed when the process has ended, whoever has its pid now. Says whether something was killed.
+pub async fn kill_orphan(run: &RunRecord) -> bool {
+    let run = run.clone();
+    let kill = move || leader(&run).is_some_and(|leader| kill_group(leader.pgrp));
+    spawn_blocking(kill).await.unwrap_or(false)
+}
+
+/// Kills every process group that an agent started for a message, even one whose record was never
+/// written or whose leader has ended, and waits until they are gone. Programs that made a session
+/// of their own are meant to outlive the method and are left. Gives the number of groups killed.
+pub async fn kill_orphans_of(message_id: &MessageId) -> usize {
+    let id = message_id.as_str().to_owned();
+    let kill = move || {
+        let mut groups: Vec<i32> = started_for(&id).map(|stat| stat.pgrp).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        groups.into_iter().filter(|&group| kill_group(group)).count()
+    };
+    spawn_blocking(kill).await.unwrap_or(0)
+}
+
+fn leader(run: &RunRecord) -> Option<Stat> {
+    if boot_id().as_ref() != Some(&run.boot_id) {
+        return None;
+    }
+    let stat =
+        Process::new(i32::try_from(run.pid).ok()?).and_then(|process| process.stat()).ok()?;
+    (stat.starttime == run.start_time && stat.pgrp == stat.pid).then_some(stat)
+}
+
+fn started_for(id: &str) -> impl Iterator<Item = Stat> {
+    let own = Process::myself().and_then(|process| process.stat()).map_or(0, |stat| stat.pgrp);
+    processes().filter_map(move |process| {
+        let environment = process.environ().ok()?;
+        let value = environment.get(std::ffi::OsStr::new(MESSAGE_ID))?;
+        let stat = process.stat().ok()?;
+        (value == id && stat.pgrp != own && stat.pgrp != stat.session).then_some(stat)
+    })
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    all_processes().into_iter().flatten().filter_map(Result::ok)
+}
+
+/// Kills a group and waits until nobody of it runs.
+fn kill_group(group: i32) -> bool {
+    let Some(pid) = Pid::from_raw(group) else { return false };
+    if kill_process_group(pid, Signal::KILL).is_err() {
+        return false;
+    }
+    let until = Instant::now() + GONE;
+    while processes().any(|process| {
+        process.stat().is_ok_and(|stat| stat.pgrp == group && !matches!(stat.state, 'Z' | 'X'))
+    }) {
+        if Instant::now() > until {
+            warn!(group, "killed, but some of it are still there");
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    true
+}

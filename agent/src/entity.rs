@@ -1,0 +1,275 @@
+//! Entities of an endpoint: create, delete, status, and the methods that are about one.
+//!
+//! Invariant: an entity is on disk before its create method runs, so its ports are never lost; a
+//! creation that failed leaves nothing, one that was interrupted stays as FAILED.
+
+use goperation::{EndpointName, Error, JsonObject, Reason, Result};
+use goperation_bridge::{Body, Message};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::{
+    agent::Agent,
+    answer::entity_of,
+    endpoint::{Invocation, Subject},
+    job::interrupted,
+    journal::Outcome,
+    lock::Operation,
+    methods::{parse, ports_json},
+    operations::check_active,
+    ports::Wish,
+    reserve::not_found,
+    state::{EntityKey, EntityPhase},
+};
+
+/// Method that creates an entity, in the endpoint's namespace.
+pub(crate) const CREATE: &str = "create_entity";
+/// Method that deletes an entity, in the endpoint's namespace.
+pub(crate) const DELETE: &str = "delete_entity";
+/// Method that asks for an entity's status, in the endpoint's namespace.
+pub(crate) const STATUS: &str = "status_entity";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    entity: u32,
+    #[serde(default)]
+    ports: Vec<Wish>,
+    #[serde(default)]
+    args: JsonObject,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Member {
+    entity: u32,
+    #[serde(default)]
+    args: JsonObject,
+}
+
+impl Agent {
+    /// The key of an entity of an endpoint that this agent has.
+    pub(crate) fn entity_key(&self, field: &str, endpoint: &str, number: u32) -> Result<EntityKey> {
+        let endpoint = EndpointName::parse(field, endpoint)?;
+        self.endpoints.get(endpoint.as_str())?;
+        Ok(EntityKey { endpoint, number })
+    }
+
+    /// Runs a method in an endpoint's namespace.
+    pub(crate) async fn run_endpoint_method(
+        &self,
+        message: &Message,
+        args: &JsonObject,
+    ) -> Outcome {
+        match message.method.as_str() {
+            CREATE => self.create_entity(message, parse(args)?).await,
+            DELETE => self.delete_entity(message, parse(args)?).await,
+            STATUS => self.status_entity(message, parse(args)?).await,
+            _ => self.run_own_method(message, args).await,
+        }
+    }
+
+    async fn create_entity(&self, message: &Message, create: Create) -> Outcome {
+        let key = self.entity_key("namespace", &message.namespace, create.entity)?;
+        let max = self.endpoints.get(key.endpoint.as_str())?.max_entities();
+        self.core
+            .change(Operation::IsActive, |state, txn| {
+                check_active(state)?;
+                if state.entities.contains_key(&key) {
+                    return Err(exists(&key));
+                }
+                let count = state.entities.keys().filter(|k| k.endpoint == key.endpoint).count();
+                if count >= max {
+                    return Err(too_many(&key, max));
+                }
+                state.put_entity(&key, EntityPhase::Creating, txn);
+                Ok(())
+            })
+            .await?;
+        let created = self.make_entity(message, &key, &create).await;
+        match created {
+            Ok(answer) => {
+                self.core
+                    .change(Operation::FrozenPort, |state, txn| {
+                        state.put_entity(&key, EntityPhase::Ready, txn);
+                        Ok(())
+                    })
+                    .await?;
+                info!(endpoint = %key.endpoint, entity = key.number, "entity created");
+                Ok(answer)
+            }
+            Err(error) => {
+                self.remove_entity(&key).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_entity(&self, message: &Message, key: &EntityKey, create: &Create) -> Outcome {
+        let ports = if create.ports.is_empty() {
+            Vec::new()
+        } else {
+            self.reserve(key, &create.ports).await?
+        };
+        let endpoint = self.endpoints.get(key.endpoint.as_str())?;
+        endpoint.create_home(key.number).await?;
+        let result = self.run_on(message, "create", Some(key), &create.args).await?;
+        let answer = json!({"ports": ports_json(&ports), "result": result.unwrap_or_default()});
+        answer.as_object().cloned().ok_or_else(|| Error::new(Reason::Internal, "no object"))
+    }
+
+    /// Removes what a creation or deletion leaves: home folder, record and ports.
+    async fn remove_entity(&self, key: &EntityKey) -> Result<()> {
+        self.endpoints.get(key.endpoint.as_str())?.remove_home(key.number).await?;
+        self.core
+            .change(Operation::FreePorts, |state, txn| {
+                state.delete_entity(key, txn);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn delete_entity(&self, message: &Message, delete: Member) -> Outcome {
+        let key = self.entity_key("namespace", &message.namespace, delete.entity)?;
+        self.phase(&key).await?;
+        let result = self.run_on(message, "delete", Some(&key), &delete.args).await?;
+        self.remove_entity(&key).await?;
+        info!(endpoint = %key.endpoint, entity = key.number, "entity deleted");
+        Ok(JsonObject::from_iter([(
+            "result".to_owned(),
+            Value::Object(result.unwrap_or_default()),
+        )]))
+    }
+
+    async fn status_entity(&self, message: &Message, member: Member) -> Outcome {
+        let key = self.entity_key("namespace", &message.namespace, member.entity)?;
+        let phase = self.phase(&key).await?;
+        let result = self.run_on(message, "status", Some(&key), &member.args).await?;
+        let state = match phase {
+            EntityPhase::Creating => "CREATING",
+            EntityPhase::Ready => "READY",
+            EntityPhase::Failed => "FAILED",
+        };
+        Ok(JsonObject::from_iter([
+            ("state".to_owned(), Value::from(state)),
+            ("result".to_owned(), Value::Object(result.unwrap_or_default())),
+        ]))
+    }
+
+    /// A method that the operator declared.
+    async fn run_own_method(&self, message: &Message, args: &JsonObject) -> Outcome {
+        let key = match entity_of(args) {
+            Some(number) => Some(self.entity_key("namespace", &message.namespace, number)?),
+            None if args.contains_key("entity") => {
+                return Err(Error::invalid("args.entity", "must be the number of an entity"));
+            }
+            None => None,
+        };
+        if let Some(key) = &key
+            && self.phase(key).await? != EntityPhase::Ready
+        {
+            return Err(Error::new(
+                Reason::StateRefused,
+                format!("entity {} {} is not ready", key.endpoint, key.number),
+            ));
+        }
+        let result = self.run_on(message, &message.method, key.as_ref(), args).await?;
+        result.ok_or_else(|| {
+            Error::new(
+                Reason::MethodNotFound,
+                format!("endpoint {} has no method {}", message.namespace, message.method),
+            )
+        })
+    }
+
+    /// Runs the endpoint's program for a method; nothing when it declares none.
+    async fn run_on(
+        &self,
+        message: &Message,
+        method: &str,
+        key: Option<&EntityKey>,
+        args: &JsonObject,
+    ) -> Result<Option<JsonObject>> {
+        let endpoint = self.endpoints.get(&message.namespace)?;
+        if !endpoint.has_method(method) {
+            return Ok(None);
+        }
+        let subject = match key {
+            Some(key) => Some(Subject {
+                entity: key.number,
+                ports: self
+                    .core
+                    .look(Operation::IsActive, |state| Ok(state.ports.of_entity(key)))
+                    .await?,
+            }),
+            None => None,
+        };
+        let invocation = Invocation {
+            method: method.to_owned(),
+            message_id: message.id.clone(),
+            subject,
+            args: args.clone(),
+        };
+        endpoint.start(invocation).await?.wait().await.map(Some)
+    }
+
+    async fn phase(&self, key: &EntityKey) -> Result<EntityPhase> {
+        self.core
+            .look(Operation::IsActive, |state| {
+                state.entities.get(key).copied().ok_or_else(|| not_found(key))
+            })
+            .await
+    }
+
+    /// What an interrupted create leaves is not known: the entity stays, as FAILED.
+    pub(crate) async fn settle_entity(&self, message: &Message) -> Result<()> {
+        let Body::Object(args) = &message.body else { return Ok(()) };
+        let (CREATE, Some(number)) = (message.method.as_str(), entity_of(args)) else {
+            return Ok(());
+        };
+        let Ok(key) = self.entity_key("namespace", &message.namespace, number) else {
+            return Ok(());
+        };
+        warn!(error = %interrupted(message), endpoint = %key.endpoint, entity = number, "create");
+        self.core
+            .change(Operation::FrozenPort, |state, txn| {
+                if state.entities.get(&key) == Some(&EntityPhase::Creating) {
+                    state.put_entity(&key, EntityPhase::Failed, txn);
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Deletes an entity that the manager's record does not have.
+    ///
+    /// # Errors
+    /// What its delete method ends with.
+    pub(crate) async fn remove_unrecorded(&self, endpoint: &str, number: u32) -> Result<()> {
+        let message = Message {
+            namespace: endpoint.to_owned(),
+            method: DELETE.to_owned(),
+            ..crate::life::internal_message()
+        };
+        let delete = Member { entity: number, args: JsonObject::new() };
+        match self.delete_entity(&message, delete).await {
+            Err(error) if error.reason == Reason::EntityNotFound => Ok(()),
+            outcome => outcome.map(drop),
+        }
+    }
+}
+
+fn exists(key: &EntityKey) -> Error {
+    Error::new(
+        Reason::AlreadyExists,
+        format!("this agent has entity {} {} already", key.endpoint, key.number),
+    )
+}
+
+fn too_many(key: &EntityKey, max: usize) -> Error {
+    Error::new(
+        Reason::StateRefused,
+        format!("endpoint {} has {max} entities here, as many as it may", key.endpoint),
+    )
+}

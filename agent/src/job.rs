@@ -1,0 +1,201 @@
+//! One accepted message: started, run, done, answered.
+//!
+//! Invariant: the method runs between a durable *started* and a durable *done*; what read-only
+//! methods do needs neither. A message whose turn comes too late is not started.
+
+use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result};
+use goperation_bridge::{Body, Message};
+use tokio::time::{Duration, sleep};
+use tracing::{Instrument as _, debug, error, info_span};
+
+use crate::{
+    agent::Agent,
+    answer::{entity_of, over_finish_time},
+    endpoint::kill_orphans_of,
+    journal::{Entry, Outcome, Phase},
+    methods,
+};
+
+/// An accepted message.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) message: Message,
+    /// Its journal entry; read-only methods have none.
+    pub(crate) entry: Option<Box<Entry>>,
+}
+
+/// How a run ended.
+pub(crate) enum Ended {
+    /// With its outcome.
+    Outcome(Outcome),
+    /// The outcome comes after the restart that the method asked for.
+    AfterRestart,
+}
+
+/// Whether a job may start.
+enum Start {
+    Now,
+    /// It ends with this instead.
+    Never(Error),
+    /// The agent is stopping: the journal has it for the next start.
+    NextTime,
+}
+
+impl Agent {
+    /// Runs one job to its answer.
+    pub(crate) async fn run_job(&self, job: Job) {
+        let message = &job.message;
+        let entity = match &message.body {
+            Body::Object(args) => entity_of(args),
+            Body::Failure(_) => None,
+        };
+        let span = info_span!(
+            "run",
+            agent = self.manager.agent_id(),
+            endpoint = %message.namespace,
+            entity,
+            method = %message.method,
+            message_id = %message.id,
+            traceparent = message.traceparent.as_deref(),
+        );
+        self.run_in_span(job).instrument(span).await;
+    }
+
+    async fn run_in_span(&self, job: Job) {
+        let Job { message, mut entry } = job;
+        let outcome = match self.wait_for_start(&message).await {
+            Start::NextTime => {
+                self.waiters.leave(&message.id);
+                return;
+            }
+            Start::Never(error) => Err(error),
+            Start::Now => match self.run_started(&message, &mut entry).await {
+                Ended::Outcome(outcome) => outcome,
+                Ended::AfterRestart => return,
+            },
+        };
+        if let Some(entry) = &mut entry
+            && let Err(error) = self.journal.done(&message.id, entry, &outcome).await
+        {
+            error!(%error, "outcome was not journaled");
+            self.core.failed().cancel();
+            return;
+        }
+        match &outcome {
+            Ok(_) => debug!("done"),
+            Err(error) => debug!(reason = %error.reason, %error, "failed"),
+        }
+        let waiters = self.waiters.leave(&message.id);
+        self.reply(&message, waiters, &outcome).await;
+    }
+
+    async fn run_started(&self, message: &Message, entry: &mut Option<Box<Entry>>) -> Ended {
+        let Body::Object(args) = &message.body else {
+            return Ended::Outcome(Err(Error::invalid("args", "must be an object")));
+        };
+        if let Some(entry) = entry
+            && let Err(error) = self.journal.started(&message.id, entry).await
+        {
+            self.core.failed().cancel();
+            return Ended::Outcome(Err(error));
+        }
+        if message.namespace == MANAGER_NAMESPACE {
+            return self.run_manager_method(message, args).await;
+        }
+        let Ok(_place) = self.running.acquire().await else {
+            return Ended::Outcome(Err(Error::new(Reason::Unavailable, "the agent is stopping")));
+        };
+        Ended::Outcome(self.run_endpoint_method(message, args).await)
+    }
+
+    /// Waits until the status lets the method start: it may have changed since the gate.
+    async fn wait_for_start(&self, message: &Message) -> Start {
+        let mut status = self.core.watch_status();
+        loop {
+            if let Some(late) = over_finish_time(message, self.core.manager_now()) {
+                return Start::Never(late);
+            }
+            if message.namespace == MANAGER_NAMESPACE {
+                return Start::Now;
+            }
+            match self.core.is_active().await {
+                Ok(()) => return Start::Now,
+                Err(refused) if refused.reason != Reason::AgentNotActive => {
+                    return Start::Never(refused);
+                }
+                Err(refused) if !is_busy(self.core.status()) => return Start::Never(refused),
+                Err(_) => {}
+            }
+            let left = message.finish_time.map_or(Duration::MAX, |finish| {
+                Duration::from_millis(finish.saturating_sub(self.core.manager_now()))
+            });
+            tokio::select! {
+                () = self.stopping.cancelled() => return Start::NextTime,
+                Ok(()) = status.changed() => {}
+                () = sleep(left) => {}
+            }
+        }
+    }
+
+    /// Jobs that the last run of this agent left open. What was started and cannot be run again
+    /// ends as INTERRUPTED.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written.
+    pub(crate) async fn recover_jobs(&self) -> Result<Vec<Job>> {
+        let mut jobs = Vec::new();
+        for (id, entry) in self.journal.open().await? {
+            let message = entry.message(id)?;
+            let mut job = Job { message, entry: Some(Box::new(entry)) };
+            let Some(entry) = &mut job.entry else { continue };
+            if entry.phase() == Phase::Started {
+                kill_orphans_of(&job.message.id).await;
+                if let Some(outcome) = self.settle_interrupted(&job.message).await? {
+                    self.journal.done(&job.message.id, entry, &outcome).await?;
+                    let waiter = crate::waiters::Waiter::of(&job.message);
+                    self.reply(&job.message, waiter.into_iter().collect(), &outcome).await;
+                    continue;
+                }
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
+    /// The outcome of a method that was started and not done; none when it may run again.
+    async fn settle_interrupted(&self, message: &Message) -> Result<Option<Outcome>> {
+        if message.method == methods::Method::UpgradeAgent.name()
+            && message.namespace == MANAGER_NAMESPACE
+        {
+            return self.settle_upgrade(message).await.map(Some);
+        }
+        let idempotent = if message.namespace == MANAGER_NAMESPACE {
+            methods::Method::parse(&message.method).is_ok_and(methods::Method::is_idempotent)
+        } else {
+            self.endpoints.is_idempotent(&message.namespace, &message.method)
+        };
+        if idempotent {
+            return Ok(None);
+        }
+        self.settle_entity(message).await?;
+        Ok(Some(Err(interrupted(message))))
+    }
+}
+
+/// That a method was started and its agent died.
+pub(crate) fn interrupted(message: &Message) -> Error {
+    Error::new(
+        Reason::Interrupted,
+        format!(
+            "{} was started and the agent died before it ended; it is not idempotent, so it was \
+             not run again: look at what it left",
+            message.method
+        ),
+    )
+    .with_message_id(&message.id)
+}
+
+/// Whether what waits will be let go by itself.
+fn is_busy(status: AgentStatus) -> bool {
+    matches!(status, AgentStatus::SoftBusy | AgentStatus::Initializing | AgentStatus::HardBusy)
+}

@@ -1,0 +1,301 @@
+//! The journal: received, started, done and outcome per message id (contract §3).
+//!
+//! Invariant: a message is acknowledged to the broker only after *received* is durable, its method
+//! starts only after *started* is, and its answer goes out only after *done* is. So an effect
+//! happens at most once per id, and a repeat gets the stored answer.
+
+use std::{sync::Arc, time::Duration};
+
+use goperation::{Error, JsonObject, MessageId, Reason, Result};
+use goperation_bridge::{Body, Kind, Message};
+use goperation_store::{Outcome as Committed, Scan, Store, Txn};
+use prost::Message as _;
+
+/// How long an id is kept beyond its finish time.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+/// Layout of [`Entry`].
+const VERSION: u32 = 1;
+/// Entries that one sweep reads at most.
+const SWEEP_BATCH: usize = 1000;
+
+/// What a method ended with.
+pub(crate) type Outcome = Result<JsonObject, Error>;
+
+/// How far a message has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// It will run.
+    Received,
+    /// It may have had its effect.
+    Started,
+    /// It has an outcome.
+    Done,
+}
+
+/// One message in the journal.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Entry {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    /// 1 received, 2 started, 3 done.
+    #[prost(uint32, tag = "2")]
+    phase: u32,
+    #[prost(bool, tag = "3")]
+    call: bool,
+    #[prost(string, tag = "4")]
+    namespace: String,
+    #[prost(string, tag = "5")]
+    method: String,
+    #[prost(uint64, optional, tag = "6")]
+    finish_time: Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    deadline: Option<u64>,
+    #[prost(string, optional, tag = "8")]
+    reply_to: Option<String>,
+    #[prost(string, optional, tag = "9")]
+    correlation: Option<String>,
+    #[prost(string, optional, tag = "10")]
+    traceparent: Option<String>,
+    #[prost(uint64, tag = "11")]
+    sent: u64,
+    /// Arguments as JSON, until it is done.
+    #[prost(bytes = "vec", tag = "12")]
+    args: Vec<u8>,
+    /// Result as JSON, once it ended well.
+    #[prost(bytes = "vec", optional, tag = "13")]
+    result: Option<Vec<u8>>,
+    /// Failure as an encoded `google.rpc.Status`, once it ended badly.
+    #[prost(bytes = "vec", optional, tag = "14")]
+    failure: Option<Vec<u8>>,
+    /// When it is forgotten, in milliseconds since 1970.
+    #[prost(uint64, tag = "15")]
+    keep_until: u64,
+    /// Its place in the order of arrival.
+    #[prost(uint64, tag = "16")]
+    arrival: u64,
+}
+
+impl Entry {
+    fn received(message: &Message, now: u64, arrival: u64) -> Self {
+        let Body::Object(args) = &message.body else { return Self::default() };
+        let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            version: VERSION,
+            phase: 1,
+            call: message.kind == Kind::Call,
+            namespace: message.namespace.clone(),
+            method: message.method.clone(),
+            finish_time: message.finish_time,
+            deadline: message.deadline,
+            reply_to: message.reply_to.clone(),
+            correlation: message.correlation.clone(),
+            traceparent: message.traceparent.clone(),
+            sent: message.sent,
+            args: serde_json::to_vec(args).unwrap_or_default(),
+            result: None,
+            failure: None,
+            keep_until: message.finish_time.unwrap_or(now).max(now).saturating_add(keep),
+            arrival,
+        }
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub(crate) fn phase(&self) -> Phase {
+        match self.phase {
+            1 => Phase::Received,
+            2 => Phase::Started,
+            _ => Phase::Done,
+        }
+    }
+
+    /// Its outcome, once it is done.
+    #[must_use]
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        if let Some(failure) = &self.failure {
+            return Some(Err(Error::decode(failure)));
+        }
+        let result = self.result.as_ref()?;
+        Some(serde_json::from_slice(result).map_err(|e| {
+            Error::new(Reason::Internal, format!("the stored result cannot be read: {e}"))
+        }))
+    }
+
+    /// The message again, as far as it is needed to run it and to answer.
+    ///
+    /// # Errors
+    /// `INTERNAL` when its arguments cannot be read.
+    pub(crate) fn message(&self, id: MessageId) -> Result<Message> {
+        let args = serde_json::from_slice(&self.args).map_err(|e| {
+            Error::new(Reason::Internal, format!("the arguments of {id} cannot be read: {e}"))
+        })?;
+        Ok(Message {
+            kind: if self.call { Kind::Call } else { Kind::Cast },
+            id,
+            namespace: self.namespace.clone(),
+            method: self.method.clone(),
+            agents: None,
+            agent_type: None,
+            finish_time: self.finish_time,
+            deadline: self.deadline,
+            attempt: 0,
+            reply_to: self.reply_to.clone(),
+            correlation: self.correlation.clone(),
+            traceparent: self.traceparent.clone(),
+            sent: self.sent,
+            body: Body::Object(args),
+        })
+    }
+}
+
+/// Whether a message is new to the journal.
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// It is, and is on disk now.
+    New(Box<Entry>),
+    /// It was there already.
+    Known(Box<Entry>),
+}
+
+/// The journal in the agent's store.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    store: Arc<dyn Store>,
+}
+
+fn key(id: &MessageId) -> Vec<u8> {
+    [b"j/", id.as_str().as_bytes()].concat()
+}
+
+fn expiry_key(keep_until: u64, id: &str) -> Vec<u8> {
+    [b"jx/".as_slice(), &keep_until.to_be_bytes(), id.as_bytes()].concat()
+}
+
+fn unreadable(e: impl std::fmt::Display) -> Error {
+    Error::new(Reason::Internal, format!("the journal cannot be read: {e}"))
+}
+
+impl Journal {
+    /// The journal in that store.
+    #[must_use]
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Queues *received* at once, in the order of these calls; the answer is durable.
+    /// Waits only for a place in the store's queue.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn receive(
+        &self,
+        message: &Message,
+        now: u64,
+        arrival: u64,
+    ) -> Result<impl Future<Output = Result<Received>> + Send + use<>> {
+        let slot = self.store.reserve().await.map_err(crate::error::store)?;
+        let entry = Entry::received(message, now, arrival);
+        let key = key(&message.id);
+        let pending = slot.submit(
+            Txn::new()
+                .absent(key.clone())
+                .put(key, entry.encode_to_vec())
+                .put(expiry_key(entry.keep_until, message.id.as_str()), Vec::new()),
+        );
+        Ok(async move {
+            match pending.await.map_err(crate::error::store)? {
+                Committed::Applied => Ok(Received::New(Box::new(entry))),
+                Committed::Conflict { current, .. } => {
+                    let bytes = current.unwrap_or_default();
+                    let known = Entry::decode(bytes.as_slice()).map_err(unreadable)?;
+                    Ok(Received::Known(Box::new(known)))
+                }
+            }
+        })
+    }
+
+    /// The entry of an id.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed, `INTERNAL` when the entry cannot be read.
+    pub(crate) async fn get(&self, id: &MessageId) -> Result<Option<Entry>> {
+        let bytes = self.store.get(key(id)).await.map_err(crate::error::store)?;
+        bytes.map(|b| Entry::decode(b.as_slice()).map_err(unreadable)).transpose()
+    }
+
+    /// Makes *started* durable.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn started(&self, id: &MessageId, entry: &mut Entry) -> Result<()> {
+        entry.phase = 2;
+        self.put(id, entry).await
+    }
+
+    /// Makes the outcome durable; the arguments are dropped.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn done(
+        &self,
+        id: &MessageId,
+        entry: &mut Entry,
+        outcome: &Outcome,
+    ) -> Result<()> {
+        entry.phase = 3;
+        entry.args.clear();
+        match outcome {
+            Ok(result) => entry.result = serde_json::to_vec(result).ok(),
+            Err(error) => entry.failure = Some(error.encode()),
+        }
+        self.put(id, entry).await
+    }
+
+    /// Only the job of a message changes its entry, so there is nothing to race with.
+    async fn put(&self, id: &MessageId, entry: &Entry) -> Result<()> {
+        let txn = Txn::new().put(key(id), entry.encode_to_vec());
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
+    }
+
+    /// What was received or started but not done, in the order of arrival.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed, `INTERNAL` when an entry cannot be read.
+    pub(crate) async fn open(&self) -> Result<Vec<(MessageId, Entry)>> {
+        let mut open = Vec::new();
+        for (key, value) in self.scan_all().await? {
+            let entry = Entry::decode(value.as_slice()).map_err(unreadable)?;
+            if entry.phase() != Phase::Done {
+                let id = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
+                open.push((MessageId::parse("message_id", &id)?, entry));
+            }
+        }
+        open.sort_by_key(|(_, entry)| entry.arrival);
+        Ok(open)
+    }
+
+    async fn scan_all(&self) -> Result<Vec<goperation_store::Row>> {
+        self.store.scan(Scan::prefix(b"j/")).await.map_err(crate::error::store)
+    }
+
+    /// Forgets what is past its time. Answers how many entries that were.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn sweep(&self, now: u64) -> Result<usize> {
+        let mut scan = Scan::prefix(b"jx/").limit(SWEEP_BATCH);
+        scan.end = expiry_key(now, "");
+        let rows = self.store.scan(scan).await.map_err(crate::error::store)?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut txn = Txn::new();
+        for (key, _) in &rows {
+            let id = key.get(3 + 8..).unwrap_or_default();
+            txn = txn.delete(key.clone()).delete([b"j/".as_slice(), id].concat());
+        }
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(rows.len())
+    }
+}

@@ -1,0 +1,153 @@
+//! The package command of an upgrade: the operator's, without a shell, with a limit and a log.
+//!
+//! Invariant: its output goes to a file and not through this process, so that it does not die of
+//! a broken pipe when what it installs stops the agent.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use goperation::{Error, Reason, Result};
+use tokio::{process::Command, task::spawn_blocking, time::timeout};
+use tracing::warn;
+
+use crate::{
+    config::{Config, Package},
+    endpoint::{Group, base_environment},
+};
+
+/// Stands for the package in the command.
+const FILE: &str = "{file}";
+/// Bytes of the log that an answer carries.
+const TAIL: u64 = 4096;
+/// Logs that are kept.
+const LOGS: usize = 10;
+
+/// How the package command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Whether its exit code was 0.
+    pub ok: bool,
+    /// Its end, for a person: `exit code 1`, `signal 9`, `timed out after 10m and was killed`.
+    pub exit: String,
+    /// Where all of its output is.
+    pub log: PathBuf,
+    /// The end of its output.
+    pub tail: String,
+}
+
+/// Runs the package command for a file, or without one when the command names none.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` when file and command do not fit; `METHOD_FAILED` when it cannot be started.
+/// In both cases nothing ran.
+pub async fn run(config: &Config, file: &str) -> Result<Ran> {
+    let Package { command, timeout: limit } = &config.package;
+    let words = substitute(command, file)?;
+    let (program, arguments) = words
+        .split_first()
+        .ok_or_else(|| Error::new(Reason::MethodFailed, "package.command names no program"))?;
+    let cannot = |error: io::Error| {
+        let message = format!("the package command {program} could not be started: {error}");
+        Error::new(Reason::MethodFailed, message)
+    };
+    let dir = config.data_dir.clone();
+    let (log, output, errors) = blocking(move || open_log(&dir)).await.map_err(cannot)?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(&config.data_dir)
+        .env_clear()
+        .envs(base_environment())
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(errors);
+    let mut group = Group::spawn(command).await.map_err(cannot)?;
+    let timed_out = timeout(*limit, group.ended()).await.is_err();
+    if timed_out {
+        group.kill();
+    }
+    let status = group.reap().await;
+    let path = log.clone();
+    let tail = blocking(move || read_tail(&path)).await.unwrap_or_else(|error| {
+        warn!(%error, log = %log.display(), "the log of the upgrade cannot be read");
+        String::new()
+    });
+    let (ok, exit) = describe(timed_out.then_some(*limit), &status);
+    Ok(Ran { ok, exit, log, tail })
+}
+
+/// The words of the command, each with the file in its place.
+fn substitute(command: &[String], file: &str) -> Result<Vec<String>> {
+    let wanted = command.iter().any(|word| word.contains(FILE));
+    match (wanted, file.is_empty()) {
+        (true, true) => Err(Error::invalid("args.file", "is needed by the package command")),
+        (false, false) => {
+            Err(Error::invalid("args.file", "must be empty: the package command takes no file"))
+        }
+        // It would be taken as an option.
+        _ if file.starts_with('-') || file.contains('\0') => {
+            Err(Error::invalid("args.file", "must be a path or URL, and not begin with a dash"))
+        }
+        _ => Ok(command.iter().map(|word| word.replace(FILE, file)).collect()),
+    }
+}
+
+fn describe(timed_out: Option<Duration>, status: &io::Result<ExitStatus>) -> (bool, String) {
+    if let Some(limit) = timed_out {
+        let limit = humantime::format_duration(limit);
+        return (false, format!("timed out after {limit} and was killed"));
+    }
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => (code == 0, format!("exit code {code}")),
+            (None, Some(signal)) => (false, format!("signal {signal}")),
+            (None, None) => (false, status.to_string()),
+        },
+        Err(error) => (false, format!("unknown exit code: {error}")),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// A log of this moment, twice: for stdout and stderr.
+fn open_log(dir: &Path) -> io::Result<(PathBuf, File, File)> {
+    prune(dir)?;
+    let log = dir.join(format!("upgrade.{}.log", goperation::now_millis() / 1000));
+    let output = File::options().create(true).append(true).open(&log)?;
+    let errors = output.try_clone()?;
+    Ok((log, output, errors))
+}
+
+/// Removes the oldest logs, so that one more can come.
+fn prune(dir: &Path) -> io::Result<()> {
+    let mut logs: Vec<(u64, PathBuf)> = fs::read_dir(dir)?
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let time = name.to_str()?.strip_prefix("upgrade.")?.strip_suffix(".log")?;
+            Some((time.parse().ok()?, entry.path()))
+        })
+        .collect();
+    logs.sort_unstable();
+    let over = (logs.len() + 1).saturating_sub(LOGS);
+    logs.iter().take(over).try_for_each(|(_, log)| fs::remove_file(log))
+}
+
+fn read_tail(log: &Path) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

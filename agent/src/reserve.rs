@@ -1,0 +1,136 @@
+//! Reserving and freeing ports (contract §7).
+//!
+//! Invariant: a port is claimed in memory before it is tried on the host and reserved after, so
+//! two reservations never try or take the same one; granted means on disk.
+
+use std::collections::BTreeSet;
+
+use goperation::{EndpointName, Error, Reason, Result};
+
+use crate::{
+    agent::Agent,
+    lock::Operation,
+    ports::{Claim, Claimed, Freed, Probe, Protocol, Reserved, Wish, probe},
+    state::EntityKey,
+};
+
+impl Agent {
+    /// Reserves ports for an entity, all or nothing.
+    ///
+    /// # Errors
+    /// `PORT_TAKEN` naming port and holder, `PORTS_EXHAUSTED`, `PORT_OUT_OF_RANGE`,
+    /// `INVALID_ARGUMENT`, `ENTITY_NOT_FOUND`.
+    pub(crate) async fn reserve(&self, key: &EntityKey, wishes: &[Wish]) -> Result<Vec<Reserved>> {
+        let claim = self.claim_free(key, wishes).await?;
+        self.core
+            .change(Operation::FrozenPort, |state, txn| {
+                if !state.entities.contains_key(key) {
+                    state.ports.release_claim(claim);
+                    return Err(not_found(key));
+                }
+                let reserved = state.ports.commit(claim, key, goperation::now_millis());
+                state.put_reserved(&reserved, txn);
+                Ok(reserved)
+            })
+            .await
+    }
+
+    /// Claims ports that nothing else on the host holds.
+    async fn claim_free(&self, key: &EntityKey, wishes: &[Wish]) -> Result<Claim> {
+        let mut skip = BTreeSet::new();
+        loop {
+            let claim = self
+                .core
+                .look(Operation::FrozenPort, |state| {
+                    if !state.entities.contains_key(key) {
+                        return Err(not_found(key));
+                    }
+                    state.ports.claim(wishes, &skip)
+                })
+                .await?;
+            let ports = claim.ports().to_vec();
+            let tried = tokio::task::spawn_blocking(move || held_by_others(&ports)).await;
+            let held = match tried {
+                Ok(held) if held.is_empty() => return Ok(claim),
+                Ok(held) => held,
+                Err(e) => {
+                    self.release(claim).await;
+                    return Err(Error::new(Reason::Internal, format!("ports were not tried: {e}")));
+                }
+            };
+            self.release(claim).await;
+            for (port, by) in held {
+                if port.given {
+                    return Err(taken(&port, by.as_deref()));
+                }
+                skip.insert((port.protocol, port.port));
+            }
+        }
+    }
+
+    async fn release(&self, claim: Claim) {
+        // `look` fails only on re-entry, and nothing is held here.
+        drop(
+            self.core
+                .look(Operation::FreePorts, |state| {
+                    state.ports.release_claim(claim);
+                    Ok(())
+                })
+                .await,
+        );
+    }
+
+    /// Frees ports; what was not reserved is told, not refused.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store has failed.
+    pub(crate) async fn free(
+        &self,
+        ports: &[u16],
+        protocol: Option<Protocol>,
+        endpoint: Option<&EndpointName>,
+        entity: Option<u32>,
+    ) -> Result<Freed> {
+        self.core
+            .change(Operation::FreePorts, |state, txn| {
+                let freed = state.ports.free(ports, protocol, endpoint, entity);
+                state.put_freed(&freed.freed, txn);
+                Ok(freed)
+            })
+            .await
+    }
+}
+
+/// Of these ports, the ones that something else on the host holds, and who does.
+fn held_by_others(ports: &[Claimed]) -> Vec<(Claimed, Option<String>)> {
+    ports
+        .iter()
+        .filter_map(|port| match probe(port.protocol, port.port) {
+            Probe::Free => None,
+            Probe::Held { by } => Some((port.clone(), by)),
+        })
+        .collect()
+}
+
+fn taken(port: &Claimed, by: Option<&str>) -> Error {
+    let by = by.unwrap_or("another process");
+    Error::new(
+        Reason::PortTaken,
+        format!(
+            "port {}/{} is held on the host by {by}; give another one, or any",
+            port.port, port.protocol
+        ),
+    )
+    .with("port", port.port)
+    .with("protocol", port.protocol)
+    .with("holder", by)
+}
+
+pub(crate) fn not_found(key: &EntityKey) -> Error {
+    Error::new(
+        Reason::EntityNotFound,
+        format!("this agent has no entity {} {}", key.endpoint, key.number),
+    )
+    .with("endpoint", &key.endpoint)
+    .with("entity", key.number)
+}

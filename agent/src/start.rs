@@ -1,0 +1,175 @@
+//! The entry to the library: opens the store, builds the agent, and lives.
+
+use std::sync::Arc;
+
+use goperation::{AgentStatus, Result, Secret, now_millis};
+use goperation_bridge::{Address, Transport};
+use goperation_store::{Options, SledStore, Store, Txn};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::error;
+
+use crate::{
+    agent::Agent,
+    config::Config,
+    core::Core,
+    endpoint::Endpoints,
+    error::RunError,
+    journal::Journal,
+    life,
+    lock::Operation,
+    manager::ManagerLink,
+    state::{Because, State, scan_all},
+    waiters::Waiters,
+};
+
+/// Where the secret is kept that makes this agent known to the manager.
+pub(crate) const SECRET_KEY: &[u8] = b"secret";
+
+/// Why the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was asked to.
+    Stopped,
+    /// An upgrade succeeded: the caller starts the new program.
+    Restart,
+    /// It was deleted: it does not come back by itself.
+    Deleted,
+}
+
+/// What an agent works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The broker.
+    pub transport: Arc<dyn Transport>,
+    /// The manager.
+    pub manager: Channel,
+}
+
+/// A look at a running agent, for the process that runs it.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Agent>);
+
+impl Handle {
+    /// Its number, once the manager gave one.
+    #[must_use]
+    pub fn agent_id(&self) -> Option<u32> {
+        self.0.manager.agent_id()
+    }
+
+    /// Follows its status.
+    #[must_use]
+    pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
+        self.0.core.watch_status()
+    }
+
+    /// Sets its status whatever it is (contract §5, `force_status`).
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store has failed.
+    pub async fn force_status(&self, to: AgentStatus, cause: &str) -> Result<()> {
+        self.0
+            .core
+            .change(Operation::ForceStatus, |state, txn| {
+                let because = Because { cause, actor: "operator", now: now_millis() };
+                state.force_status(to, because, txn);
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// Runs an agent until `shutdown`, a delete or an upgrade.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> Result<Exit, RunError> {
+    let (_, living) = start(config, parts, shutdown).await?;
+    match living.await {
+        Ok(exit) => exit,
+        Err(panic) => {
+            error!(%panic, "the agent ended badly");
+            Err(RunError::Store(goperation_store::Error::Closed))
+        }
+    }
+}
+
+/// Opens the agent's store and starts it; the task ends as [`run`] says.
+///
+/// # Errors
+/// When the store or the configuration cannot be used.
+pub async fn start(
+    config: Config,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> Result<(Handle, JoinHandle<Result<Exit, RunError>>), RunError> {
+    let sled = open(&config)?;
+    let store: Arc<dyn Store> = Arc::new(sled.clone());
+    let agent = match build(config, parts, store).await {
+        Ok(agent) => Arc::new(agent),
+        Err(error) => {
+            sled.close().await;
+            return Err(error);
+        }
+    };
+    let handle = Handle(Arc::clone(&agent));
+    let living = tokio::spawn(async move {
+        let exit = life::live(agent, shutdown).await;
+        sled.close().await;
+        exit
+    });
+    Ok((handle, living))
+}
+
+pub(crate) fn open(config: &Config) -> Result<SledStore, RunError> {
+    let options = Options::new(config.data_dir.join("store")).durability(config.durability);
+    Ok(SledStore::open(options)?)
+}
+
+async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Agent, RunError> {
+    let rows = scan_all(&*store).await?;
+    let mut state = State::load(config.ports_ranges.clone(), &rows).map_err(RunError::Start)?;
+    // Every start is a new generation, so that the manager asks for the inventory.
+    let mut txn = Txn::new();
+    state.raise_generation(&mut txn);
+    let secret = match store.get(SECRET_KEY.to_vec()).await? {
+        Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        None => {
+            let secret = Secret::generate();
+            txn = txn.put(SECRET_KEY, secret.reveal());
+            secret.reveal().to_owned()
+        }
+    };
+    let secret = Secret::parse("secret", &secret).map_err(RunError::Start)?;
+    let deleted = state.status == AgentStatus::Deleted;
+    if !deleted {
+        let because = Because { cause: "start", actor: "agent", now: now_millis() };
+        state.force_status(AgentStatus::Initializing, because, &mut txn);
+    }
+    store.commit(txn).await?;
+    let address = Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
+    Ok(Agent {
+        endpoints: Endpoints::new(&config),
+        address,
+        journal: Journal::new(Arc::clone(&store)),
+        manager: ManagerLink::new(parts.manager, secret, state.agent_id),
+        core: Core::new(Arc::clone(&store), state),
+        store,
+        transport: parts.transport,
+        waiters: Waiters::default(),
+        running: Semaphore::new(config.max_in_flight),
+        stopping: CancellationToken::new(),
+        restart: CancellationToken::new(),
+        manager_generation: 0.into(),
+        sync_again: false.into(),
+        config,
+    })
+}

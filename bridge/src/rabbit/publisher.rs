@@ -1,0 +1,194 @@
+//! Publishing: confirmed, mandatory, bounded.
+//!
+//! Each publish has a channel of its own while it is under way. lapin hands a returned message to
+//! whichever confirmation of the channel comes next, and one ack may confirm many, so on a shared
+//! channel a returned message can be taken for a delivered one. Alone on its channel it cannot, a
+//! channel that the broker closes fails one publish only, and a late confirmation finds nobody.
+//!
+//! Invariant: `Ok` means that the broker confirmed it and did not return it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use lapin::{
+    BasicProperties, Channel, Confirmation,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Context,
+    fault::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, answered, code},
+    layout::Target,
+    link::{Link, Session},
+    wire::short,
+};
+use crate::PublishError;
+
+/// Channels of one connection: so many publishes are with the broker at a time.
+const CHANNELS: usize = 64;
+/// Wait for the very first connection.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Why a publish failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no such exchange; it was not delivered.
+    NoExchange,
+    /// Anything else.
+    Other(PublishError),
+}
+
+impl From<PublishError> for Failure {
+    fn from(error: PublishError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Failure> for PublishError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoExchange => Self::NoQueue,
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+/// The publishing side of a transport.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    context: Arc<Context>,
+    link: Link,
+    in_flight: Semaphore,
+    pool: Mutex<Option<Arc<Pool>>>,
+}
+
+/// The channels of one session.
+#[derive(Debug)]
+struct Pool {
+    session: Arc<Session>,
+    free: Mutex<Vec<Channel>>,
+    slots: Semaphore,
+}
+
+impl Publisher {
+    pub(super) fn start(context: &Arc<Context>) -> Self {
+        let name = format!("{} publish", context.config.prefix);
+        Self {
+            context: Arc::clone(context),
+            link: Link::start(context, name, context.cancel.clone()),
+            in_flight: Semaphore::new(context.config.max_in_flight),
+            pool: Mutex::new(None),
+        }
+    }
+
+    /// Publishes and waits for the confirmation.
+    pub(super) async fn publish(
+        &self,
+        target: &Target,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), Failure> {
+        let unavailable = |why: &str| PublishError::Unavailable(why.to_owned());
+        let deadline = Instant::now() + self.context.config.confirm_timeout;
+        if self.context.closing.is_cancelled() {
+            return Err(unavailable("the transport is closed").into());
+        }
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return Err(unavailable("too many messages are in flight").into());
+        };
+        let name = |name: &str| short("name", name).map_err(|_| unavailable("a name is too long"));
+        let (exchange, key) = (name(&target.exchange)?, name(&target.key)?);
+        let session = self.link.session(PATIENCE).await.map_err(PublishError::Unavailable)?;
+        if session.blocked() {
+            return Err(unavailable("it is blocked by an alarm").into());
+        }
+        let pool = self.pool(session);
+        let Ok(Ok(_slot)) = timeout_at(deadline, pool.slots.acquire()).await else {
+            return Err(unavailable("it is too slow").into());
+        };
+        if pool.session.blocked() || !pool.session.alive() {
+            return Err(unavailable("the connection was lost").into());
+        }
+        let channel = pool.channel().await.map_err(PublishError::Unavailable)?;
+
+        // From here on it may be sent. The channel goes back only after a clean end.
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirmed = timeout_at(deadline, async {
+            channel.basic_publish(exchange, key, options, body, properties).await?.await
+        })
+        .await;
+        let error = match confirmed {
+            Err(_) => PublishError::Unknown("no confirmation in time".to_owned()),
+            Ok(Err(error)) => match code(&error) {
+                Some(NOT_FOUND) => return Err(Failure::NoExchange),
+                Some(ACCESS_REFUSED) => PublishError::Unavailable(error.to_string()),
+                // The broker's own limit, below ours.
+                Some(PRECONDITION_FAILED) => {
+                    PublishError::TooLarge { limit: body.len().saturating_sub(1) }
+                }
+                _ => PublishError::Unknown(error.to_string()),
+            },
+            Ok(Ok(confirmation)) => {
+                pool.give_back(channel);
+                match confirmation {
+                    Confirmation::Ack(None) => return Ok(()),
+                    Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
+                        PublishError::NoQueue
+                    }
+                    Confirmation::Nack(None) => PublishError::Full,
+                    Confirmation::NotRequested => {
+                        PublishError::Unknown("the channel does not confirm".to_owned())
+                    }
+                }
+            }
+        };
+        Err(error.into())
+    }
+
+    /// Waits until nothing is in flight.
+    pub(super) async fn idle(&self) {
+        let all = u32::try_from(self.context.config.max_in_flight).unwrap_or(u32::MAX);
+        drop(self.in_flight.acquire_many(all).await);
+    }
+
+    fn pool(&self, session: Arc<Session>) -> Arc<Pool> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pool {
+            Some(pool) if Arc::ptr_eq(&pool.session, &session) => Arc::clone(pool),
+            _ => Arc::clone(pool.insert(Arc::new(Pool {
+                session,
+                free: Mutex::new(Vec::new()),
+                slots: Semaphore::new(CHANNELS),
+            }))),
+        }
+    }
+}
+
+impl Pool {
+    async fn channel(&self) -> Result<Channel, String> {
+        while let Some(channel) = self.free().pop() {
+            if channel.status().connected() {
+                return Ok(channel);
+            }
+        }
+        let channel = self.session.channel().await.map_err(|e| e.to_string())?;
+        answered(channel.confirm_select(ConfirmSelectOptions::default()))
+            .await
+            .map_err(|e| e.to_string())?;
+        Ok(channel)
+    }
+
+    fn give_back(&self, channel: Channel) {
+        self.free().push(channel);
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

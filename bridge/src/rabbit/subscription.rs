@@ -1,0 +1,206 @@
+//! Subscriptions: their feeds over one connection, and for an agent the canary that proves the way
+//! from its own exchange through its CALL queue back to itself.
+//!
+//! Invariant: a subscription goes on, over new connections, until it is dropped.
+
+use std::sync::Arc;
+
+use goperation::now_millis;
+use lapin::BasicProperties;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Context,
+    control::Control,
+    feed::{Feed, Nest, Tap, canary_interval},
+    layout::{Target, call_key},
+    link::{Link, Session},
+    live::Live,
+    publisher::Publisher,
+    wire::CANARY,
+};
+use crate::{Address, PublishError, Source, Subscription};
+
+/// Starts a subscription.
+pub(super) fn start(
+    context: &Arc<Context>,
+    publisher: &Arc<Publisher>,
+    control: &Arc<Control>,
+    source: Source,
+    prefetch: u16,
+) -> Subscription {
+    let prefetch = prefetch.max(1);
+    let cancel = context.cancel.child_token();
+    let (taps, link, agent) = match source {
+        Source::Agent(agent) => {
+            // A connection of its own: what the canary tears down is this agent's alone.
+            let name = format!("{} agent {agent}", context.config.prefix);
+            let link = Link::start(context, name, cancel.clone());
+            let taps = vec![
+                Tap::Call(agent.clone()),
+                Tap::AnyCall(agent.agent_type.clone()),
+                Tap::Cast(agent.clone()),
+                Tap::Any(agent.agent_type.clone()),
+            ];
+            (taps, link, Some(agent))
+        }
+        Source::Replies(bridge) => {
+            (vec![Tap::Replies(bridge, Arc::clone(control))], control.link().clone(), None)
+        }
+        Source::Notify(name) => {
+            (vec![Tap::Notify(name, Arc::clone(control))], control.link().clone(), None)
+        }
+    };
+
+    // CASTs hold a permit each, so half of the room is left for CALLs whatever happens.
+    let (sender, deliveries) = mpsc::channel(2 * usize::from(prefetch));
+    let live = Arc::new(Live::new(taps.len(), agent.is_some()));
+    let permits = Arc::new(Semaphore::new(usize::from(prefetch)));
+    let canary = agent.map(|agent| Canary {
+        context: Arc::clone(context),
+        publisher: Arc::clone(publisher),
+        live: Arc::clone(&live),
+        nest: Arc::default(),
+        agent,
+    });
+    let feeds = taps
+        .into_iter()
+        .enumerate()
+        .map(|(number, tap)| Feed {
+            context: Arc::clone(context),
+            // Only the CALL queue brings canaries.
+            nest: canary
+                .as_ref()
+                .filter(|_| matches!(tap, Tap::Call(_)))
+                .map(|canary| Arc::clone(&canary.nest)),
+            tap,
+            number,
+            live: Arc::clone(&live),
+            prefetch,
+            permits: Arc::clone(&permits),
+            sender: sender.clone(),
+        })
+        .collect();
+    let connected = live.connected();
+    let running = Running { link, feeds, canary };
+    let ends = cancel.clone();
+    context.tasks.spawn(async move {
+        tokio::select! {
+            () = ends.cancelled() => {}
+            () = running.run() => {}
+        }
+        live.end();
+    });
+    Subscription { deliveries, connected, guard: cancel.drop_guard() }
+}
+
+struct Running {
+    link: Link,
+    feeds: Vec<Feed>,
+    canary: Option<Canary>,
+}
+
+impl Running {
+    async fn run(&self) {
+        while let Some(session) = self.link.up().await {
+            // Dropped with this future when the subscription is.
+            let mut tasks = JoinSet::new();
+            for feed in self.feeds.iter().cloned() {
+                let session = Arc::clone(&session);
+                tasks.spawn(async move { feed.run(&session).await });
+            }
+            match &self.canary {
+                Some(canary) => tokio::select! {
+                    () = session.ended() => {}
+                    () = canary.run(&session) => {}
+                },
+                None => session.ended().await,
+            }
+            tasks.shutdown().await;
+            for feed in &self.feeds {
+                feed.live.feed(feed.number, false);
+            }
+        }
+    }
+}
+
+struct Canary {
+    context: Arc<Context>,
+    publisher: Arc<Publisher>,
+    live: Arc<Live>,
+    nest: Arc<Nest>,
+    agent: Address,
+}
+
+impl Canary {
+    /// Sends canaries while the feeds consume; returns, with the connection torn down, when one
+    /// stays away. Troubles of publishing are not judged: another connection does that.
+    async fn run(&self, session: &Session) {
+        let interval = canary_interval(self.context.config.heartbeat);
+        let mut consuming = self.live.consuming();
+        let mut changes = self.nest.changes();
+        self.live.canary(false);
+        // Numbers of an earlier connection must not count.
+        let mut number = self.nest.seen().max(now_millis());
+        let mut away: Option<Instant> = None;
+        loop {
+            if consuming.wait_for(|all| *all).await.is_err() {
+                return;
+            }
+            consuming.mark_unchanged();
+            let next = Instant::now() + interval;
+            number += 1;
+            match self.send(number, interval).await {
+                Ok(()) => away = away.or(Some(Instant::now())),
+                Err(PublishError::NoQueue) if *consuming.borrow() => {
+                    self.tear_down(session, "its CALL queue is not bound");
+                    return;
+                }
+                Err(_) => away = None,
+            }
+            // Wait for it, until the next one is due or a feed begins anew.
+            loop {
+                if self.nest.seen() >= number {
+                    away = None;
+                    self.live.canary(true);
+                }
+                tokio::select! {
+                    () = sleep_until(next) => break,
+                    _ = changes.changed() => {}
+                    _ = consuming.changed() => {
+                        away = None;
+                        break;
+                    }
+                }
+            }
+            if self.nest.stalled() {
+                away = None;
+            }
+            if away.is_some_and(|since| since.elapsed() >= interval.saturating_mul(2)) {
+                self.tear_down(session, "its canary did not come back");
+                return;
+            }
+        }
+    }
+
+    fn tear_down(&self, session: &Session, why: &str) {
+        tracing::warn!(agent = %self.agent, why, "rebuilding the connection");
+        self.live.canary(false);
+        session.abort();
+    }
+
+    async fn send(&self, number: u64, life: std::time::Duration) -> Result<(), PublishError> {
+        let target =
+            Target { exchange: self.context.layout.agent(&self.agent), key: call_key(&self.agent) };
+        let properties = BasicProperties::default()
+            .with_type(CANARY.into())
+            .with_message_id(number.to_string().into())
+            .with_delivery_mode(1)
+            .with_expiration(life.as_millis().to_string().into());
+        self.publisher.publish(&target, properties, b"").await.map_err(PublishError::from)
+    }
+}

@@ -1,0 +1,9 @@
+//! What a person types: each command asks the manager and prints its answer.
+
+pub(crate) mod agent;
+pub(crate) mod endpoint;
+pub(crate) mod entity;
+pub(crate) mod notify;
+pub(crate) mod port;
+pub(crate) mod queue;
+pub(crate) mod send;

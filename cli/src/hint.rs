@@ -1,0 +1,158 @@
+//! What to do next, for each reason that a command can fail for.
+//!
+//! Invariant: every reason has a hint; the compiler holds the list complete.
+
+use goperation::{Error, Reason};
+
+/// What a command was about, as far as it is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Subject {
+    /// Number of the agent.
+    pub(crate) agent: Option<i32>,
+    /// Endpoint.
+    pub(crate) endpoint: Option<String>,
+    /// Number of the entity.
+    pub(crate) entity: Option<i32>,
+}
+
+impl Subject {
+    /// An agent.
+    pub(crate) fn agent(id: i32) -> Self {
+        Self { agent: Some(id), ..Self::default() }
+    }
+
+    /// An entity.
+    pub(crate) fn entity(endpoint: &str, number: i32) -> Self {
+        Self { agent: None, endpoint: Some(endpoint.to_owned()), entity: Some(number) }
+    }
+
+    /// Takes from another one what is not known yet.
+    pub(crate) fn fill(&mut self, other: &Self) {
+        self.agent = self.agent.or(other.agent);
+        self.endpoint = self.endpoint.take().or_else(|| other.endpoint.clone());
+        self.entity = self.entity.or(other.entity);
+    }
+}
+
+/// What to do next after an error.
+pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
+    let agent = subject
+        .agent
+        .map(|id| id.to_string())
+        .or_else(|| ["agent_id", "agent"].iter().find_map(|key| error.metadata.get(*key).cloned()))
+        .unwrap_or_else(|| "AGENT".to_owned());
+    let entity = match (&subject.endpoint, subject.entity) {
+        (Some(endpoint), Some(number)) => format!("{endpoint} {number}"),
+        _ => "ENDPOINT NUMBER".to_owned(),
+    };
+    match error.reason {
+        Reason::AgentNotFound => "`gop agent ls --all` lists the agents".to_owned(),
+        Reason::EndpointNotFound | Reason::NamespaceNotFound => format!(
+            "`gop endpoint ls --agent {agent}` lists what the agent has; an endpoint is declared \
+             in the agent's TOML"
+        ),
+        Reason::EntityNotFound => "`gop entity ls` lists the entities".to_owned(),
+        Reason::PortNotFound => format!("`gop port ls {agent}` lists the ports"),
+        Reason::RequestNotFound => "check the number of the request".to_owned(),
+        Reason::QueueNotFound => {
+            "no agent was ever registered there: `gop agent ls`, `gop queue ls`".to_owned()
+        }
+        Reason::AgentOffline => format!(
+            "start it on its host with `gop agent --config FILE` and look with `gop agent show \
+             {agent}`; a `gop cast` waits for it"
+        ),
+        Reason::AgentBusy => format!(
+            "`gop agent show {agent}` says why; a paused one goes on with `gop agent resume {agent}`"
+        ),
+        Reason::AgentNotActive => format!("`gop agent activate {agent}`, then try again"),
+        Reason::BrokerUnavailable => {
+            format!("nothing was sent: look at the broker, then try again{}", after(error))
+        }
+        Reason::Unavailable => format!(
+            "nothing was done: try again{}; --server or GOP_SERVER names another manager",
+            after(error)
+        ),
+        Reason::OverFinishtime => {
+            "it was not started: send it again with more time, as --finish 1h or --timeout 60s"
+                .to_owned()
+        }
+        Reason::OutcomeUnknown => match error.metadata.get("message_id") {
+            Some(id) => {
+                format!("repeating it with --message-id {id} is safe and tells the outcome")
+            }
+            None => "it may have been done: look before you repeat it (`gop entity ls`, `gop \
+                     agent ls`), or give it longer with --timeout"
+                .to_owned(),
+        },
+        Reason::Interrupted => {
+            "it was begun and not ended: see what it left, then send it again under a new id"
+                .to_owned()
+        }
+        Reason::MethodFailed => {
+            "the endpoint's program says so, not Goperation; its words are above".to_owned()
+        }
+        Reason::FanoutCall => "only `gop cast` goes to many agents".to_owned(),
+        Reason::InvalidArgument => "correct what is named; `--help` shows the forms".to_owned(),
+        Reason::MethodNotFound => {
+            format!("`gop endpoint ls --agent {agent}` lists the methods of its endpoints")
+        }
+        Reason::PortTaken => format!(
+            "take another port, or let the agent choose: leave out the number; `gop port ls \
+             {agent}` lists the holders"
+        ),
+        Reason::PortsExhausted => format!(
+            "free some (`gop port ls {agent}`, `gop port free {agent} PORT`) or widen \
+             `ports_range` in the agent's TOML"
+        ),
+        Reason::PortOutOfRange => {
+            format!("`gop agent show {agent}` has the ranges that it may use")
+        }
+        Reason::AlreadyExists => "take another name".to_owned(),
+        Reason::IdentityTaken => "another agent has this host and type: give this one another \
+             type, or delete the record of the other with `gop agent delete AGENT --force`"
+            .to_owned(),
+        Reason::EntitiesRemain => format!(
+            "delete them first: `gop entity ls --agent {agent}`, `gop entity delete ENDPOINT NUMBER`"
+        ),
+        Reason::StateRefused => {
+            format!("`gop agent show {agent}` has the status and its cause")
+        }
+        Reason::Locked => {
+            format!("something else works on it: try again soon; `gop entity status {entity}`")
+        }
+        Reason::EtagMismatch => "it has changed meanwhile: look again, then repeat".to_owned(),
+        Reason::KeyReused => "take a new key for another request".to_owned(),
+        Reason::PlanChanged => "look at the new plan, then repeat".to_owned(),
+        Reason::ClockSkew => "set the clock of the agent's host (NTP)".to_owned(),
+        Reason::Unauthenticated => "say who you are".to_owned(),
+        Reason::PermissionDenied => "ask for the right to do it".to_owned(),
+        Reason::RateLimited => format!("slower: try again{}", after(error)),
+        Reason::QueueFull => {
+            "let the receivers catch up (`gop queue ls`), then try again".to_owned()
+        }
+        Reason::TooLarge => "send less, or the name of a file instead of its content".to_owned(),
+        Reason::Internal => "the log of the role has the cause".to_owned(),
+    }
+}
+
+fn after(error: &Error) -> String {
+    let rounded = error.retry_after.map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
+    rounded.map(|seconds| format!(" after {seconds} s")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_was_asked_about() {
+        let inactive = Error::new(Reason::AgentNotActive, "no");
+        assert_eq!(hint(&inactive, &Subject::agent(3)), "`gop agent activate 3`, then try again");
+        assert!(hint(&inactive.with("agent_id", 4), &Subject::default()).contains("activate 4"));
+        let unknown = Error::new(Reason::OutcomeUnknown, "no").with_message_id("m1");
+        assert!(hint(&unknown, &Subject::default()).contains("--message-id m1"));
+        for &reason in Reason::ALL {
+            assert!(!hint(&Error::new(reason, "no"), &Subject::default()).is_empty(), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `gop agent --config F` and `gop agent adopt`.
+//!
+//! Invariant: a deleted agent ends with code 3 and is not started again by itself.
+
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use goperation::ConfigError;
+use goperation_agent::{Config, Exit, Parts, RunError};
+use tracing::info;
+
+use super::setup::{Signals, broker, channel, failed, load, rabbit};
+use crate::{error::Error, output::Output};
+
+/// Runs until a signal, a delete, or an upgrade, after which the new program takes over.
+pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
+    // Asked now: after an upgrade the running program's own path is gone.
+    let program = env::current_exe();
+    let config = load(file.clone(), Config::load).await?;
+    let Some(rabbit_config) = config.broker.as_ref().map(|b| broker(&b.uri)).transpose()? else {
+        let message = "is missing: an agent by itself needs `[broker]` with `uri = \"amqp://…\"`";
+        return Err(Error::Usage(ConfigError::new(&file, "broker", message).to_string()));
+    };
+    let who = format!("agent {} on {}", config.agent_type, config.host);
+    let manager = channel(&config.manager)?;
+    let signals = Signals::watch()?;
+    let transport = rabbit(rabbit_config)?;
+    let parts = Parts { transport: transport.clone(), manager };
+    let exit = goperation_agent::run(config, parts, signals.token().clone()).await;
+    transport.close().await;
+    match exit.map_err(run_error)? {
+        Exit::Stopped => Ok(()),
+        Exit::Deleted => Err(deleted(&who)),
+        Exit::Restart => {
+            let program = program
+                .map_err(|e| Error::Failed(format!("the path of this program is unknown: {e}")))?;
+            restart(&program)
+        }
+    }
+}
+
+/// Makes a deleted agent new.
+pub(crate) async fn adopt(file: PathBuf, output: Output) -> Result<(), Error> {
+    let config = load(file, Config::load).await?;
+    let adopted = goperation_agent::adopt(&config).await.map_err(|e| failed(&e))?;
+    let former =
+        adopted.former_id.map_or_else(|| "without a number".to_owned(), |id| id.to_string());
+    output.local(
+        &serde_json::json!({"formerId": adopted.former_id, "entities": adopted.entities}),
+        || {
+            format!(
+                "adopted: it was agent {former} and keeps {} entities; its next start registers \
+                 it under a new number",
+                adopted.entities
+            )
+        },
+    )
+}
+
+/// Why a deleted agent ends.
+pub(super) fn deleted(who: &str) -> Error {
+    Error::Deleted(format!(
+        "{who} is deleted: its record at the manager or its own store says DELETED; what it runs \
+         is left running"
+    ))
+}
+
+/// The code that an agent's failure ends with.
+pub(super) fn run_error(error: RunError) -> Error {
+    match error {
+        RunError::Config(error) => Error::Usage(error.to_string()),
+        error => failed(&error),
+    }
+}
+
+/// Becomes the new program, with the same arguments.
+fn restart(program: &Path) -> Result<(), Error> {
+    info!(program = %program.display(), "starting again after the upgrade");
+    let arguments: Vec<OsString> = env::args_os().skip(1).collect();
+    let error = Command::new(program).args(arguments).exec();
+    Err(Error::Failed(format!("cannot start {}: {error}", program.display())))
+}

@@ -1,0 +1,236 @@
+//! Agents as an operator sees and edits them.
+
+use std::collections::HashMap;
+
+use goperation::{
+    AgentStatus, Error, Result,
+    v1::{
+        Agent, AgentState, EditAgentRequest, IndexAgentsRequest, IndexAgentsResponse,
+        NewAgentResponse, UpdateAgentRequest,
+    },
+};
+
+use super::App;
+use crate::{
+    check, etag,
+    filter::{Cell, Field, Filter, Kind, Row},
+    keys,
+    mask::{self, Change},
+    page::{Ask, Page},
+    record::AgentRecord,
+};
+
+const FIELDS: &[Field] = &[
+    Field("id", Kind::Number),
+    Field("type", Kind::Text),
+    Field("host", Kind::Text),
+    Field(
+        "state",
+        Kind::Name(&[
+            "ACTIVE",
+            "UNACTIVE",
+            "SOFTBUSY",
+            "INITIALIZING",
+            "HARDBUSY",
+            "DELETED",
+            "PERDELETE",
+        ]),
+    ),
+    Field("status", Kind::Number),
+    Field("online", Kind::Flag),
+    Field("endpoint", Kind::Set),
+    Field("labels", Kind::Labels),
+];
+
+impl Row for Agent {
+    fn cell(&self, field: &str) -> Cell<'_> {
+        match field {
+            "id" => Cell::Number(self.id.into()),
+            "type" => Cell::Text(&self.r#type),
+            "host" => Cell::Text(&self.host),
+            "state" => AgentStatus::from_number(self.status)
+                .map_or(Cell::None, |status| Cell::Text(status.name())),
+            "status" => Cell::Number(self.status.into()),
+            "online" => Cell::Flag(self.online),
+            "endpoint" => Cell::Set(&self.endpoints),
+            _ => Cell::None,
+        }
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum By {
+    Id,
+    Host,
+    Type,
+    CreateTime,
+}
+
+fn order(text: &str) -> Result<(By, bool)> {
+    let mut words = text.split_whitespace();
+    let by = match words.next() {
+        None | Some("id") => By::Id,
+        Some("host") => By::Host,
+        Some("type") => By::Type,
+        Some("create_time") => By::CreateTime,
+        Some(_) => return Err(bad_order()),
+    };
+    let descending = match (words.next(), words.next()) {
+        (None, _) | (Some("asc"), None) => false,
+        (Some("desc"), None) => true,
+        _ => return Err(bad_order()),
+    };
+    Ok((by, descending))
+}
+
+fn bad_order() -> Error {
+    Error::invalid("order_by", "must be id, host, type or create_time, each with optional desc")
+}
+
+impl By {
+    /// The number at the end makes each key its own.
+    fn key(self, record: &AgentRecord) -> Vec<u8> {
+        let first = match self {
+            Self::Id => Vec::new(),
+            Self::Host => [record.host.as_bytes(), &[0]].concat(),
+            Self::Type => [record.agent_type.as_bytes(), &[0]].concat(),
+            Self::CreateTime => record.create_time.to_be_bytes().to_vec(),
+        };
+        [first.as_slice(), &record.id.to_be_bytes()].concat()
+    }
+}
+
+impl App {
+    /// Number of entities on each agent that has any.
+    pub(super) async fn entity_counts(&self) -> Result<HashMap<u32, usize>> {
+        let mut counts = HashMap::new();
+        for key in self.db.keys(keys::ENTITIES_ON.to_vec()).await? {
+            if let Some((agent, _, _)) = keys::split_entity_on(&key) {
+                *counts.entry(agent).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// An agent as clients see it.
+    pub(super) async fn agent_view(&self, record: &AgentRecord) -> Result<Agent> {
+        let entities = self.db.keys(keys::entities_on(record.id)).await?.len();
+        Ok(record.to_api(self.leases.seen(record.id), entities))
+    }
+
+    pub(super) async fn agent_record(&self, id: u32) -> Result<AgentRecord> {
+        self.db.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))
+    }
+
+    pub(super) async fn agent_records(&self) -> Result<Vec<AgentRecord>> {
+        let rows = self.db.all(keys::AGENTS.to_vec()).await?;
+        Ok(rows.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// A page of agents that pass a filter; `keep` limits them beforehand.
+    pub(super) async fn agent_page(
+        &self,
+        ask: &Ask,
+        filter: &str,
+        order_by: &str,
+        keep: impl Fn(&AgentRecord) -> bool,
+    ) -> Result<Page<Agent>> {
+        let filter = Filter::parse(filter, FIELDS)?;
+        let (by, descending) = order(order_by)?;
+        let counts = self.entity_counts().await?;
+        let rows = self.agent_records().await?.into_iter().filter(keep).map(|record| {
+            let entities = counts.get(&record.id).copied().unwrap_or_default();
+            (by.key(&record), record.to_api(self.leases.seen(record.id), entities))
+        });
+        Ok(ask.cut(rows.filter(|(_, agent)| filter.passes(agent)).collect(), descending))
+    }
+
+    pub(crate) async fn index_agents(&self, q: IndexAgentsRequest) -> Result<IndexAgentsResponse> {
+        let deleted = q.show_deleted.to_string();
+        let query = ["agents", q.filter.as_str(), q.order_by.as_str(), deleted.as_str()];
+        let ask = Ask::new(q.page_size, &q.page_token, &query)?;
+        let page = self
+            .agent_page(&ask, &q.filter, &q.order_by, |record| q.show_deleted || !record.deleted)
+            .await?;
+        Ok(IndexAgentsResponse {
+            agents: page.rows,
+            next_page_token: page.next,
+            total_size: page.total,
+        })
+    }
+
+    pub(crate) fn new_agent() -> NewAgentResponse {
+        let mut constraints = mask::constraints();
+        for (field, text) in [
+            ("type", "a letter, then letters, digits or dashes, at most 64"),
+            ("host", "a host name, at most 128 characters"),
+            ("secret", "16 to 256 characters that only the agent has"),
+            ("address", "at most 256 characters"),
+            ("ports_ranges", "each a-b or a, both ends usable, from 1024 to 65535"),
+        ] {
+            constraints.insert(field.to_owned(), text.to_owned());
+        }
+        let agent = Agent {
+            r#type: "application".to_owned(),
+            state: AgentState::Unactive.into(),
+            status: AgentStatus::Unactive.number(),
+            ..Agent::default()
+        };
+        NewAgentResponse { agent: Some(agent), constraints }
+    }
+
+    pub(crate) async fn show_agent(&self, id: i32) -> Result<Agent> {
+        let record = self.agent_record(check::number("id", id)?).await?;
+        self.agent_view(&record).await
+    }
+
+    pub(crate) async fn update_agent(&self, q: UpdateAgentRequest, now: u64) -> Result<Agent> {
+        let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
+        let change = Change::whole("agent", &agent.description, &agent.labels)?;
+        self.change_agent(&agent, &change, now).await
+    }
+
+    pub(crate) async fn edit_agent(&self, q: EditAgentRequest, now: u64) -> Result<Agent> {
+        let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
+        let mask = q.update_mask.as_ref();
+        let change = Change::masked("agent", mask, &agent.description, &agent.labels)?;
+        self.change_agent(&agent, &change, now).await
+    }
+
+    async fn change_agent(&self, agent: &Agent, change: &Change, now: u64) -> Result<Agent> {
+        let id = check::number("agent.id", agent.id)?;
+        let mut tx = self.db.begin();
+        let record = loop {
+            let mut record: AgentRecord =
+                tx.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))?;
+            etag::check(&agent.etag, &record.etag(), &format!("agent {id}"))?;
+            if change.apply(&mut record.description, &mut record.labels) {
+                record.touch(now);
+                tx.put(keys::agent(id), &record);
+            }
+            if tx.commit().await? {
+                break record;
+            }
+        };
+        self.agent_view(&record).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders() {
+        for good in ["", "id", "host desc", " type  desc ", "create_time asc"] {
+            assert!(order(good).is_ok(), "{good}");
+        }
+        for bad in ["etag", "id down", "id desc desc", "id,host"] {
+            assert!(order(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Renewals of leases, and reports.
+
+use goperation::{
+    AgentStatus, Error, Result, from_timestamp, to_timestamp,
+    v1::{RenewAgentRequest, RenewAgentResponse, ReportAgentRequest, ReportAgentResponse},
+};
+
+use super::{App, register::authorise};
+use crate::{check, keys, record::AgentRecord};
+
+/// The status that a renewal carries, with what made it.
+#[derive(Debug)]
+struct Told {
+    status: AgentStatus,
+    cause: Option<String>,
+    time: u64,
+}
+
+impl Told {
+    /// Takes it into the record, and says whether that changed anything.
+    fn apply(&self, record: &mut AgentRecord) -> bool {
+        match &self.cause {
+            Some(cause) => record.set_status(self.status, cause, self.time),
+            None if record.status == self.status.number() => false,
+            None => record.set_status(self.status, "reported by the agent", self.time),
+        }
+    }
+}
+
+impl App {
+    pub(crate) async fn renew_agent(
+        &self,
+        q: RenewAgentRequest,
+        now: u64,
+    ) -> Result<RenewAgentResponse> {
+        let id = check::number("id", q.id)?;
+        let record = self.agent_record(id).await?;
+        authorise(&record, &q.secret)?;
+        let mut answer = RenewAgentResponse {
+            time: Some(to_timestamp(now)),
+            lease: prost_types::Duration::try_from(self.leases.term()).ok(),
+            sync: false,
+            deleted: record.deleted,
+        };
+        if record.deleted {
+            if q.stopping {
+                self.leases.end(id);
+                self.deletes.notify_one();
+            }
+            return Ok(answer);
+        }
+        let status = AgentStatus::from_number(q.status)
+            .ok_or_else(|| Error::invalid("status", "must be 1, 0, -10, -20, -30, -127 or -128"))?;
+        let offset = match (q.clock_offset, q.time) {
+            (Some(offset), _) => {
+                offset.seconds.saturating_mul(1000) + i64::from(offset.nanos) / 1_000_000
+            }
+            (None, Some(time)) => {
+                let (theirs, ours) = (from_timestamp(&time), now);
+                i64::try_from(theirs).unwrap_or(i64::MAX) - i64::try_from(ours).unwrap_or(i64::MAX)
+            }
+            (None, None) => self.leases.seen(id).map_or(0, |seen| seen.clock_offset),
+        };
+        let renewed = self.leases.renew(id, offset, now);
+        if q.stopping {
+            self.leases.end(id);
+        }
+
+        let last = q.transitions.last();
+        let told = Told {
+            status,
+            cause: last.map(|last| last.cause.clone()),
+            time: last.and_then(|last| last.time.as_ref()).map_or(now, from_timestamp),
+        };
+        let mut record = record;
+        if !renewed.stale && told.apply(&mut record.clone()) {
+            let mut tx = self.db.begin();
+            record = loop {
+                let mut record = super::live_agent(&mut tx, id).await?;
+                if told.apply(&mut record) {
+                    record.touch(now);
+                    tx.put(keys::agent(id), &record);
+                }
+                if tx.commit().await? {
+                    break record;
+                }
+            };
+        }
+        answer.sync = renewed.sync
+            || q.generation != record.agent_generation
+            || q.manager_generation != record.manager_generation;
+        Ok(answer)
+    }
+
+    pub(crate) async fn report_agent(
+        &self,
+        q: ReportAgentRequest,
+        now: u64,
+    ) -> Result<ReportAgentResponse> {
+        let id = check::number("id", q.id)?;
+        let mut tx = self.db.begin();
+        loop {
+            let mut record: AgentRecord =
+                tx.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))?;
+            authorise(&record, &q.secret)?;
+            super::not_deleted(&record)?;
+            if q.facts.is_some() {
+                record.facts.clone_from(&q.facts);
+            }
+            if q.snapshot.is_some() {
+                record.snapshot.clone_from(&q.snapshot);
+            }
+            record.report_time = now;
+            record.touch(now);
+            tx.put(keys::agent(id), &record);
+            if tx.commit().await? {
+                return Ok(ReportAgentResponse {});
+            }
+        }
+    }
+}

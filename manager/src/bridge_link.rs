@@ -1,0 +1,254 @@
+//! How the manager reaches a bridge: one gRPC client, over a network channel or straight into a
+//! bridge of this process.
+//!
+//! Invariant: every call through here ends, whatever the bridge does: a method that was sent and
+//! not answered in time is OUTCOME_UNKNOWN with its message id.
+
+use std::{convert::Infallible, fmt, future::Future, time::Duration};
+
+use goperation::{
+    Error, JsonObject, MessageId, Reason, Result, json_to_struct, struct_to_json, to_timestamp,
+    v1::{
+        CallRequest, CastRequest, CreateAgentQueuesRequest, DeleteAgentQueuesRequest, Queue,
+        ShowQueueRequest, Target,
+        bridge_service_client::BridgeServiceClient,
+        bridge_service_server::{BridgeService, BridgeServiceServer},
+    },
+};
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::http,
+    transport::{Channel, Endpoint, Uri},
+};
+use tower::{ServiceExt, util::BoxCloneSyncService};
+
+/// How long a change of queues or a question about them may take.
+const TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(5);
+/// What the bridge gets beyond the wait, so that its typed answer comes before ours.
+const SLACK: Duration = Duration::from_secs(1);
+/// How long making a connection to a bridge may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Service = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, LinkError>;
+
+/// Why the way to the bridge failed. A type of its own: futures over a boxed error are not `Send`
+/// for every lifetime.
+#[derive(Debug, thiserror::Error)]
+#[error("the way to the bridge failed")]
+pub(crate) struct LinkError(#[source] tonic::transport::Error);
+
+/// The generated client over whatever way there is to the bridge.
+pub(crate) type Client = BridgeServiceClient<Service>;
+
+/// The way to a bridge.
+#[derive(Clone)]
+pub struct BridgeLink(Client);
+
+impl fmt::Debug for BridgeLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BridgeLink(..)")
+    }
+}
+
+impl BridgeLink {
+    /// A bridge in this process.
+    #[must_use]
+    pub fn embedded<B: BridgeService>(service: BridgeServiceServer<B>) -> Self {
+        let never = |never: Infallible| -> LinkError { match never {} };
+        let service = ServiceExt::<http::Request<Body>>::map_err(service, never);
+        Self(BridgeServiceClient::new(BoxCloneSyncService::new(service)))
+    }
+
+    /// A bridge elsewhere. The connection is made at the first use and again whenever it is lost.
+    #[must_use]
+    pub fn remote(uri: Uri) -> Self {
+        let channel: Channel = Endpoint::from(uri)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        let service = channel.map_err(LinkError);
+        Self(BridgeServiceClient::new(BoxCloneSyncService::new(service)))
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        self.0.clone()
+    }
+
+    /// Sends a CALL to one agent and waits `wait` for its result.
+    pub(crate) async fn call(
+        &self,
+        call: Call<'_>,
+        now: u64,
+        wait: Duration,
+    ) -> Result<JsonObject> {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let mut request = Request::new(CallRequest {
+            target: Some(call.to.target(call.namespace)),
+            method: call.method.to_owned(),
+            args: Some(json_to_struct("args", &call.args)?),
+            timeout: prost_types::Duration::try_from(wait).ok(),
+            finish_time: Some(to_timestamp(now.saturating_add(millis))),
+            message_id: call.id.to_string(),
+        });
+        request.set_timeout(wait + SLACK);
+        let mut client = self.client();
+        let answer = tokio::time::timeout(wait + 2 * SLACK, client.call(request)).await;
+        let unknown = |why: &str| {
+            Error::new(
+                Reason::OutcomeUnknown,
+                format!("{} was sent to {}, but {why}", call.method, call.to),
+            )
+            .with_message_id(call.id)
+        };
+        match answer {
+            Ok(Ok(response)) => struct_to_json("result", response.into_inner().result.as_ref()),
+            Ok(Err(status)) => {
+                if never_connected(&status) {
+                    return Err(Error::new(
+                        Reason::BrokerUnavailable,
+                        format!("the bridge cannot be reached: {}", status.message()),
+                    )
+                    .with_retry_after(SLACK));
+                }
+                let error = Error::from_status(&status);
+                // Not the bridge's own words: whether it has sent it is not known.
+                if is_foreign(&status) && error.reason != Reason::InvalidArgument {
+                    return Err(unknown(&format!("the bridge failed: {}", error.message)));
+                }
+                Err(error)
+            }
+            Err(_) => Err(unknown("the bridge did not answer in time")),
+        }
+    }
+
+    /// Sends a CAST to one agent.
+    pub(crate) async fn cast(&self, call: Call<'_>, finish_time: u64) -> Result<()> {
+        let request = CastRequest {
+            target: Some(call.to.target(call.namespace)),
+            method: call.method.to_owned(),
+            args: Some(json_to_struct("args", &call.args)?),
+            agents: String::new(),
+            finish_time: Some(to_timestamp(finish_time)),
+            message_id: call.id.to_string(),
+        };
+        let mut client = self.client();
+        topology(request, |request| client.cast(request)).await.map(|_| ())
+    }
+
+    /// Makes the queues of an agent and binds them to the broadcasts of exactly these endpoints.
+    pub(crate) async fn create_queues(
+        &self,
+        to: &To,
+        endpoints: Vec<String>,
+        former: Vec<String>,
+    ) -> Result<()> {
+        let request = CreateAgentQueuesRequest {
+            r#type: to.agent_type.clone(),
+            host: to.host.clone(),
+            endpoints,
+            former_endpoints: former,
+        };
+        let mut client = self.client();
+        topology(request, |request| client.create_agent_queues(request)).await.map(|_| ())
+    }
+
+    /// Removes the queues of an agent.
+    pub(crate) async fn delete_queues(&self, to: &To) -> Result<i32> {
+        let request =
+            DeleteAgentQueuesRequest { r#type: to.agent_type.clone(), host: to.host.clone() };
+        let mut client = self.client();
+        let answer = topology(request, |request| client.delete_agent_queues(request)).await?;
+        Ok(answer.drained)
+    }
+
+    /// A queue as it is now; one that does not exist says so.
+    pub(crate) async fn queue(&self, name: String) -> Result<Queue> {
+        let absent = Queue { name: name.clone(), exists: false, depth: 0, consumers: 0 };
+        let mut client = self.client();
+        let answer =
+            topology(ShowQueueRequest { name }, |request| client.show_queue(request)).await;
+        match answer {
+            Ok(answer) => Ok(answer.queue.unwrap_or(absent)),
+            Err(error) if error.reason == Reason::QueueNotFound => Ok(absent),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a status has no `ErrorInfo` of ours: it comes from the way, not from the bridge.
+fn is_foreign(status: &Status) -> bool {
+    use tonic::Code;
+    // Every typed error of ours carries details.
+    status.details().is_empty() || status.code() == Code::Cancelled
+}
+
+/// Whether there was no connection to a bridge: nothing was sent.
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+async fn topology<Q, A, F>(request: Q, send: impl FnOnce(Request<Q>) -> F) -> Result<A>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let mut request = Request::new(request);
+    request.set_timeout(TOPOLOGY_TIMEOUT);
+    match tokio::time::timeout(TOPOLOGY_TIMEOUT + SLACK, send(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Error::from_status(&status)),
+        Err(_) => Err(Error::new(Reason::BrokerUnavailable, "the bridge did not answer in time")
+            .with_retry_after(SLACK)),
+    }
+}
+
+/// One agent, as messages are addressed to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct To {
+    pub(crate) agent_type: String,
+    pub(crate) host: String,
+}
+
+impl To {
+    fn target(&self, namespace: &str) -> Target {
+        Target {
+            topic: format!("agent.{}", self.agent_type),
+            host: self.host.clone(),
+            fanout: false,
+            namespace: namespace.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "agent {} on {}", self.agent_type, self.host)
+    }
+}
+
+/// A command for one agent.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) to: &'a To,
+    pub(crate) namespace: &'a str,
+    pub(crate) method: &'a str,
+    pub(crate) args: JsonObject,
+    pub(crate) id: &'a MessageId,
+}
+
+/// Whether a failed method is known not to have had its effect.
+pub(crate) fn had_no_effect(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::OutcomeUnknown | Reason::Interrupted | Reason::Internal | Reason::Unavailable
+    )
+}

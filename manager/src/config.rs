@@ -1,0 +1,244 @@
+//! The manager's part of the configuration.
+//!
+//! Invariant: what is not in the file has a default, and what cannot be used is refused with its
+//! file, line and field before anything is opened.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use goperation::{ConfigError, parse_config, read_config};
+use goperation_bridge::{BridgeConfig, rabbit::RabbitConfig};
+use goperation_store as store;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use tonic::transport::Uri;
+
+/// Configuration of a manager.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address that is listened on.
+    pub listen: SocketAddr,
+    /// Folder of the store; made when it does not exist.
+    pub data_dir: PathBuf,
+    /// What an answer survives.
+    pub durability: Durability,
+    /// How long an agent counts as online after a renewal: `15s`, at most that.
+    #[serde(deserialize_with = "duration")]
+    pub lease: Duration,
+    /// How long an agent is waited for when the caller says no shorter: `15s`.
+    #[serde(deserialize_with = "duration")]
+    pub call_timeout: Duration,
+    /// How long requests may go on after the manager was told to stop: `5s`.
+    #[serde(deserialize_with = "duration")]
+    pub drain: Duration,
+    /// Where the bridge is: `embedded`, or the URI of one that runs by itself.
+    pub bridge: BridgeAt,
+    /// The broker of an embedded bridge: `embedded`, or an `amqp://` URI. Not used otherwise.
+    pub broker: Broker,
+    /// What is set about RabbitMQ besides its URI, which is `broker`.
+    pub rabbit: Option<RabbitConfig>,
+    /// Bounds of an embedded bridge.
+    pub limits: BridgeConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7999)),
+            data_dir: PathBuf::from("/var/lib/goperation/manager"),
+            durability: Durability::default(),
+            lease: Duration::from_secs(15),
+            call_timeout: Duration::from_secs(15),
+            drain: Duration::from_secs(5),
+            bridge: BridgeAt::default(),
+            broker: Broker::default(),
+            rabbit: None,
+            limits: BridgeConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Longest lease (contract §6).
+    pub const LONGEST_LEASE: Duration = Duration::from_secs(15);
+
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// What cannot be used, with file, line and field.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read_config(path)?;
+        let config: Self = parse_config(path, &text)?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Whether the values can be used together; `file` is named in the error.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn check(&self, file: &Path) -> Result<(), ConfigError> {
+        let bad = |field: &str, message: &str| Err(ConfigError::new(file, field, message));
+        if self.lease.is_zero() || self.lease > Self::LONGEST_LEASE {
+            return bad("lease", "must be more than 0 and at most 15s");
+        }
+        if self.call_timeout.is_zero() || self.call_timeout > Duration::from_secs(3600) {
+            return bad("call_timeout", "must be more than 0 and at most 1h");
+        }
+        if self.data_dir.as_os_str().is_empty() {
+            return bad("data_dir", "must not be empty");
+        }
+        if self.rabbit.is_some() && self.broker == Broker::Embedded {
+            return bad("rabbit", "is given, but broker is not an amqp:// URI");
+        }
+        if let Some(Err(error)) = self.rabbit_config().map(|rabbit| rabbit.check()) {
+            let first = error.violations.first();
+            let field =
+                first.map_or("rabbit", |v| if v.field == "uri" { "broker" } else { "rabbit" });
+            return bad(field, &error.message);
+        }
+        Ok(())
+    }
+
+    /// How RabbitMQ is used, when it is.
+    #[must_use]
+    pub fn rabbit_config(&self) -> Option<RabbitConfig> {
+        let Broker::Amqp(uri) = &self.broker else { return None };
+        Some(RabbitConfig { uri: uri.clone(), ..self.rabbit.clone().unwrap_or_default() })
+    }
+}
+
+/// What an answer survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// `kill -9` of the process.
+    #[default]
+    Crash,
+    /// A power cut too.
+    Power,
+}
+
+impl From<Durability> for store::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Crash => Self::Crash,
+            Durability::Power => Self::Power,
+        }
+    }
+}
+
+/// Where the bridge is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BridgeAt {
+    /// In the manager's process.
+    #[default]
+    Embedded,
+    /// There.
+    Remote(Uri),
+}
+
+impl<'de> Deserialize<'de> for BridgeAt {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "embedded" {
+            return Ok(Self::Embedded);
+        }
+        match text.parse::<Uri>() {
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => {
+                Ok(Self::Remote(uri))
+            }
+            _ => Err(D::Error::custom("must be `embedded` or a URI such as http://host:7998")),
+        }
+    }
+}
+
+/// What carries the messages of an embedded bridge.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub enum Broker {
+    /// The manager's own process.
+    #[default]
+    Embedded,
+    /// RabbitMQ at this URI. It holds a password: it is not printed.
+    Amqp(String),
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "Embedded",
+            Self::Amqp(_) => "Amqp(..)",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Broker {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "embedded" => Ok(Self::Embedded),
+            uri if uri.starts_with("amqp://") => Ok(Self::Amqp(text)),
+            _ => Err(D::Error::custom("must be `embedded` or an amqp:// URI")),
+        }
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text)
+        .map_err(|e| D::Error::custom(format!("must be a duration such as 15s: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let config: Config = parse_config(Path::new("m.toml"), text)?;
+        config.check(Path::new("m.toml")).map(|()| config)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        let config = load("").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7999");
+        assert_eq!(config.lease, Duration::from_secs(15));
+        assert_eq!(config.bridge, BridgeAt::Embedded);
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let config = load(
+            "listen = '[::1]:80'\ndata_dir = '/d'\ndurability = 'power'\nlease = '3s'\n\
+             call_timeout = '1m'\ndrain = '1s'\nbridge = 'http://b:7998'\n\
+             broker = 'amqp://u:secret@h'\n\
+             [rabbit]\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n",
+        )
+        .unwrap();
+        let rabbit = config.rabbit_config().unwrap();
+        assert_eq!((rabbit.uri.as_str(), rabbit.prefix.as_str()), ("amqp://u:secret@h", "g2"));
+        assert_eq!(config.limits.max_calls, 5);
+        assert_eq!(config.durability, Durability::Power);
+        assert_eq!(config.call_timeout, Duration::from_secs(60));
+        assert!(matches!(&config.bridge, BridgeAt::Remote(uri) if uri.host() == Some("b")));
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn errors_name_line_and_field() {
+        for (text, said) in [
+            ("\nlease = '1h'", "m.toml: lease: must be more than 0"),
+            ("\nlease = 'x'", "m.toml:2: lease: must be a duration"),
+            ("bridge = 'ftp://x'", "m.toml:1: bridge: must be `embedded`"),
+            ("[rabbit]\nprefix = 'x'", "m.toml: rabbit: is given, but"),
+            ("broker = 'amqp://h'\n[rabbit]\nprefix = '.'", "m.toml: rabbit: prefix: "),
+            ("nonsense = 1", "m.toml:1: nonsense: unknown field"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Typed records over the byte store, and optimistic transactions on them.
+//!
+//! Invariant: a transaction is applied only if every key that it read still has the value that it
+//! read, and [`Tx::commit`] says yes only when that is durable. A transaction that only read
+//! waits until what it read is durable.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use goperation::{Error, Reason, Result};
+use goperation_store::{self as store, Key, Outcome, Scan, Store, Txn, Value};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::from_store;
+
+/// How long a transaction is tried again when others are faster.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest pause before a try.
+const LONGEST_PAUSE: u64 = 20;
+
+/// What is stored: a protobuf message behind one byte that says its version.
+pub(crate) trait Record: prost::Message + Default {
+    /// Version that is written.
+    const VERSION: u8;
+}
+
+fn encode<R: Record>(record: &R) -> Value {
+    let mut bytes = Vec::with_capacity(1 + record.encoded_len());
+    bytes.push(R::VERSION);
+    bytes.extend(record.encode_to_vec());
+    bytes
+}
+
+fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R> {
+    let broken = |why: String| {
+        Error::new(Reason::Internal, format!("record {} {why}", String::from_utf8_lossy(key)))
+    };
+    match bytes.split_first() {
+        Some((&version, rest)) if version == R::VERSION => {
+            R::decode(rest).map_err(|e| broken(format!("cannot be read: {e}")))
+        }
+        Some((version, _)) => Err(broken(format!("has version {version}, which is not known"))),
+        None => Err(broken("is empty".to_owned())),
+    }
+}
+
+/// The first failure of the store: it takes nothing any more, so the manager must end.
+#[derive(Debug, Default)]
+struct Broken {
+    error: OnceLock<store::Error>,
+    token: CancellationToken,
+}
+
+/// The manager's record.
+#[derive(Debug, Clone)]
+pub(crate) struct Db {
+    store: Arc<dyn Store>,
+    broken: Arc<Broken>,
+}
+
+impl Db {
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, broken: Arc::default() }
+    }
+
+    fn failed(&self, error: store::Error) -> Error {
+        let _ = self.broken.error.set(error.clone());
+        self.broken.token.cancel();
+        from_store(error)
+    }
+
+    /// Waits until the store has failed.
+    pub(crate) async fn broke(&self) {
+        self.broken.token.cancelled().await;
+    }
+
+    /// Why the store has failed.
+    pub(crate) fn broken(&self) -> Option<store::Error> {
+        self.broken.error.get().cloned()
+    }
+
+    /// One record.
+    pub(crate) async fn get<R: Record>(&self, key: Key) -> Result<Option<R>> {
+        let bytes = self.store.get(key.clone()).await.map_err(|e| self.failed(e))?;
+        bytes.map(|bytes| decode(&key, &bytes)).transpose()
+    }
+
+    async fn scan(&self, scan: Scan) -> Result<Vec<store::Row>> {
+        self.store.scan(scan).await.map_err(|e| self.failed(e))
+    }
+
+    /// Every record whose key begins with `prefix`, in order.
+    pub(crate) async fn all<R: Record>(&self, prefix: Key) -> Result<Vec<(Key, R)>> {
+        let rows = self.scan(Scan::prefix(prefix)).await?;
+        rows.into_iter()
+            .map(|(key, bytes)| {
+                let record = decode(&key, &bytes)?;
+                Ok((key, record))
+            })
+            .collect()
+    }
+
+    /// Every key that begins with `prefix`, in order.
+    pub(crate) async fn keys(&self, prefix: Key) -> Result<Vec<Key>> {
+        let rows = self.scan(Scan::prefix(prefix)).await?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Every key from `start` up to, not including, `end`.
+    pub(crate) async fn keys_between(
+        &self,
+        start: Key,
+        end: Key,
+        limit: usize,
+    ) -> Result<Vec<Key>> {
+        let scan = Scan { start, end, limit, reverse: false };
+        let rows = self.scan(scan).await?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// A transaction, to be run in a loop until [`Tx::commit`] says yes.
+    pub(crate) fn begin(&self) -> Tx {
+        Tx {
+            db: self.clone(),
+            reads: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            began: Instant::now(),
+            conflicts: 0,
+        }
+    }
+}
+
+/// Reads and writes that happen together.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    db: Db,
+    reads: BTreeMap<Key, Option<Value>>,
+    writes: BTreeMap<Key, Option<Value>>,
+    began: Instant,
+    conflicts: u64,
+}
+
+impl Tx {
+    async fn read(&mut self, key: Key) -> Result<Option<Value>> {
+        if let Some(written) = self.writes.get(&key) {
+            return Ok(written.clone());
+        }
+        if let Some(read) = self.reads.get(&key) {
+            return Ok(read.clone());
+        }
+        let value = self.db.store.get(key.clone()).await.map_err(|e| self.db.failed(e))?;
+        self.reads.insert(key, value.clone());
+        Ok(value)
+    }
+
+    /// One record; it must not have changed by the commit.
+    pub(crate) async fn get<R: Record>(&mut self, key: Key) -> Result<Option<R>> {
+        let value = self.read(key.clone()).await?;
+        value.map(|bytes| decode(&key, &bytes)).transpose()
+    }
+
+    /// One number; 0 when there is none.
+    pub(crate) async fn number(&mut self, key: Key) -> Result<u64> {
+        let Some(value) = self.read(key.clone()).await? else { return Ok(0) };
+        let bytes = <[u8; 8]>::try_from(value.as_slice()).map_err(|_| {
+            let key = String::from_utf8_lossy(&key);
+            Error::new(Reason::Internal, format!("counter {key} cannot be read"))
+        })?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+
+    /// Sets a record.
+    pub(crate) fn put<R: Record>(&mut self, key: Key, record: &R) {
+        self.writes.insert(key, Some(encode(record)));
+    }
+
+    /// Sets a number.
+    pub(crate) fn put_number(&mut self, key: Key, number: u64) {
+        self.writes.insert(key, Some(number.to_be_bytes().to_vec()));
+    }
+
+    /// Sets a key that has no value of its own.
+    pub(crate) fn mark(&mut self, key: Key) {
+        self.writes.insert(key, Some(Vec::new()));
+    }
+
+    /// Removes a key.
+    pub(crate) fn delete(&mut self, key: Key) {
+        self.writes.insert(key, None);
+    }
+
+    /// Applies it. `false`: another one was faster, and the loop goes round again.
+    pub(crate) async fn commit(&mut self) -> Result<bool> {
+        let mut txn = Txn::new();
+        let (reads, writes) = (std::mem::take(&mut self.reads), std::mem::take(&mut self.writes));
+        if !writes.is_empty() {
+            for (key, value) in reads {
+                txn = match value {
+                    Some(value) => txn.equals(key, value),
+                    None => txn.absent(key),
+                };
+            }
+        }
+        for (key, value) in writes {
+            txn = match value {
+                Some(value) => txn.put(key, value),
+                None => txn.delete(key),
+            };
+        }
+        match self.db.store.commit(txn).await.map_err(|e| self.db.failed(e))? {
+            Outcome::Applied => Ok(true),
+            Outcome::Conflict { key, .. } => self.lost(&key).await.map(|()| false),
+        }
+    }
+
+    async fn lost(&mut self, key: &[u8]) -> Result<()> {
+        self.conflicts += 1;
+        if self.began.elapsed() > PATIENCE {
+            let key = String::from_utf8_lossy(key);
+            return Err(Error::new(
+                Reason::Unavailable,
+                format!("too many changes to {key} at once; nothing was done, try again"),
+            )
+            .with_retry_after(Duration::from_secs(1)));
+        }
+        // The first try again is at once: one conflict is no crowd.
+        let pause = rand::random_range(0..=(self.conflicts - 1).min(LONGEST_PAUSE));
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,13 @@
+//! What is stored. Each record is a protobuf message of its own, so that the API may change
+//! without the store.
+//!
+//! Invariant: a field's tag never changes its meaning; a change that old code cannot read raises
+//! the record's version.
+
+mod agent;
+mod entity;
+mod job;
+
+pub(crate) use agent::AgentRecord;
+pub(crate) use entity::{EntityRecord, PortRecord, State};
+pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};
