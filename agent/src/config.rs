@@ -12,9 +12,7 @@ use std::{
     time::Duration,
 };
 
-use goperation::{
-    AgentType, ConfigError, EndpointName, HostName, MethodName, read_config,
-};
+use goperation::{AgentType, ConfigError, EndpointName, HostName, MethodName, read_config};
 use goperation_bridge::rabbit::RabbitConfig;
 use goperation_store::Durability;
 

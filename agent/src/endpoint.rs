@@ -76,7 +76,8 @@ impl Endpoints {
     }
 
     /// Whether a method, as it is called, may be run again after it was interrupted. One that is
-    /// not declared is not. Where the operator declares no program it is the agent's own work.
+    /// not declared is not. Where the operator declares no program it is the agent's own work:
+    /// deleting may be done again, creating not, because the entity is on record then.
     #[must_use]
     pub fn is_idempotent(&self, namespace: &str, method: &str) -> bool {
         match self.get(namespace).and_then(|endpoint| endpoint.called(method)) {

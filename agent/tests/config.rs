@@ -146,7 +146,7 @@ fn every_error_names_file_line_and_field() {
         ("[endpoints.a-b]".to_owned(), "2: endpoints.a-b: must be a letter"),
         (
             "[endpoints.game]\n[endpoints.Game]".to_owned(),
-            "2: endpoints.Game: endpoint game stands twice",
+            "2: endpoints.game: endpoint game stands twice",
         ),
         (
             "[endpoints.game]\ndriver = \"docker\"".to_owned(),
@@ -199,7 +199,7 @@ fn every_error_names_file_line_and_field() {
             "2: data_dir: folder {dir}/plain/x cannot be used: Not a directory",
         ),
         ("hold = ".to_owned(), "2: hold: "),
-        ("nonsense".to_owned(), "2: nonsense: "),
+        ("nonsense".to_owned(), "2: key with no value, expected `=`"),
     ];
     for (text, said) in cases {
         let said = format!("agent.toml:{said}");

@@ -405,7 +405,7 @@ async fn what_is_not_declared_is_refused() {
     for (method, read_only, idempotent) in [
         ("run", false, false),
         ("create_entity", false, true),
-        ("delete_entity", false, false),
+        ("delete_entity", false, true),
         ("status_entity", true, true),
     ] {
         assert_eq!(endpoints.is_read_only("game", method).unwrap(), read_only, "{method}");

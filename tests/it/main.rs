@@ -1,1 +1,5 @@
-//! placeholder
+//! Whole-system tests: a real manager, real agents and a real RabbitMQ, on loopback and port 0.
+//! One module for each thing that must hold.
+
+mod fleet;
+mod rpc;

@@ -4,7 +4,7 @@
 //! belong to anyone else while it may be killed. A group that is dropped is killed; the runtime
 //! reaps what is left.
 
-use std::{ffi::OsString, io, process::ExitStatus, time::Duration};
+use std::{ffi::OsString, io, process::ExitStatus, sync::Once, time::Duration};
 
 use procfs::process::Process;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -39,6 +39,7 @@ impl Group {
     pub(crate) async fn spawn(mut command: Command) -> io::Result<Self> {
         // Fork and exec may wait for a slow disk. A group that nobody takes is dropped: killed.
         spawn_blocking(move || {
+            keep_descriptors();
             // Before the start, so that no end is missed.
             let children = unix::signal(SignalKind::child())?;
             let child = command.process_group(0).spawn()?;
@@ -103,6 +104,13 @@ impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Keeps from all children what whoever started this process left open for it; what this process
+/// opens itself is kept from them when it is opened.
+fn keep_descriptors() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| close_fds::set_fds_cloexec_threadsafe(3, &[]));
 }
 
 fn kill(leader: Pid) {

@@ -43,9 +43,9 @@ pub(crate) async fn rabbit() -> Bed {
     };
     let bridge = Rabbit::connect(config.clone()).unwrap();
     let agent = Rabbit::connect(config).unwrap();
-    let nobody = Route::Reply("nobody".into());
+    let (nobody, probe) = (Route::Reply("nobody".into()), cast(0));
     poll_until(SOON, "both connected", async || {
-        let sides = [&bridge, &agent].map(|side| side.publish(&nobody, &cast(0)));
+        let sides = [&bridge, &agent].map(|side| side.publish(&nobody, &probe));
         let answers = futures::future::join_all(sides).await;
         answers.iter().all(|answer| *answer == Err(PublishError::NoQueue))
     })

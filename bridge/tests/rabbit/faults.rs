@@ -58,11 +58,26 @@ async fn all_works_again_after_a_kill(kind: CastQueue) {
 
     node.start_again().await;
     let back = Instant::now();
-    let within = Duration::from_secs(10);
+    let within = Duration::from_secs(40);
+    let n2 = &node;
+    let watch = async {
+        tokio::time::sleep(Duration::from_millis(8000)).await;
+        for e in [
+            "lists:flatten(io_lib:format(\"~0p\", [[{N,S, sys:get_state(N)} || {N,S} <- ets:tab2list(ra_state)]]))",
+            "lists:flatten(io_lib:format(\"~0p\", [[ra:trigger_election({N,node()}) || {N,S} <- ets:tab2list(ra_state)]]))",
+            "lists:flatten(io_lib:format(\"~0p\", [[{N,S} || {N,S} <- ets:tab2list(ra_state)]]))",
+        ] {
+            println!("==== {:?} {:?}", back.elapsed(), n2.eval(e).await);
+        }
+        std::future::pending::<()>().await;
+    };
+    let wait = async {
     for part in [&mut replies, &mut notes, &mut subscription] {
         connected(part, within.saturating_sub(back.elapsed())).await;
         println!("{kind:?}: {:?}", back.elapsed());
     }
+    };
+    tokio::select!{ () = watch => {}, () = wait => {} }
     println!("{kind:?}: all consume again {:?} after the broker", back.elapsed());
     // The old acknowledgement found nobody: it comes again, marked so.
     let again = next(&mut subscription).await;

@@ -7,53 +7,24 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
 };
 
-use goperation::{AgentStatus, v1};
-use goperation_agent::{Config as AgentConfig, Exit, Handle, Parts};
-use goperation_bridge::{BridgeConfig, Transport, rabbit::RabbitConfig};
+use goperation_agent::Config as AgentConfig;
+use goperation_bridge::{BridgeConfig, rabbit::RabbitConfig};
 use goperation_manager::Config as ManagerConfig;
 use goperation_store::Options;
 use tempfile::TempDir;
-use tokio::{
-    net::TcpListener,
-    sync::watch,
-    task::{JoinError, JoinSet},
-    time::{Instant, sleep},
-};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
-    agent::{deleted, run_error},
+    fleet,
     manager::{Carrier, serve},
     sample,
-    setup::{
-        Signals, bind, blocking, broker, channel, check_listen, embedded, load, open_store, rabbit,
-        reachable,
-    },
+    setup::{Signals, bind, blocking, broker, check_listen, embedded, load, open_store, rabbit},
 };
-use crate::{args::Dev, error::Error, output};
-
-/// Agents are ready within this time, or something is wrong.
-const READY: Duration = Duration::from_secs(60);
-/// How often it is looked whether they are.
-const LOOK: Duration = Duration::from_millis(25);
-/// After a failure an agent is started again from its store this much later.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// How far an agent is.
-#[derive(Debug, Clone)]
-enum Stage {
-    Starting,
-    Running(Handle),
-    /// Asked to, or deleted.
-    Ended,
-    Failed,
-}
+use crate::{args::Dev, error::Error};
 
 /// The folder that keeps everything.
 enum Folder {
@@ -174,7 +145,7 @@ async fn in_folder(
             let last = CancellationToken::new();
             let manager = serve(config, listener, &store, carrier.link(), &last);
             let fleet = async {
-                let ran = fleet(folder, agents, carrier.transport(), address, stop).await;
+                let ran = fleet::run(folder, agents, carrier.transport(), address, stop).await;
                 last.cancel();
                 ran
             };
@@ -194,140 +165,4 @@ async fn in_folder(
     };
     store.close().await;
     ran
-}
-
-/// Runs the agents until `stop`, and says when they are ready.
-async fn fleet(
-    folder: &Path,
-    agents: Vec<AgentConfig>,
-    transport: Arc<dyn Transport>,
-    address: SocketAddr,
-    stop: &CancellationToken,
-) -> Result<(), Error> {
-    let manager = channel(&format!("http://{}", reachable(address)))?;
-    let names: Vec<_> = agents.iter().map(|a| a.host.to_string()).collect();
-    let mut tasks = JoinSet::new();
-    let mut stages = Vec::new();
-    for config in agents {
-        let (sender, stage) = watch::channel(Stage::Starting);
-        let transport = Arc::clone(&transport);
-        let (manager, stop) = (manager.clone(), stop.clone());
-        tasks.spawn(async move {
-            let ended = keep(config, transport, manager, &sender, stop).await;
-            sender.send_replace(if ended.is_ok() { Stage::Ended } else { Stage::Failed });
-            ended
-        });
-        stages.push(stage);
-    }
-    let ready = async {
-        let until = Instant::now() + READY;
-        for stage in stages {
-            wait_ready(&manager, &stage, until).await?;
-        }
-        let line = format!(
-            "ready http://{address} data_dir={} agents={}",
-            folder.display(),
-            names.join(",")
-        );
-        match output::print(&line) {
-            // Nobody reads it: the log has it too.
-            Err(Error::BrokenPipe) | Ok(()) => info!("{line}"),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    };
-    let ready = tokio::select! {
-        ready = ready => ready,
-        () = stop.cancelled() => Ok(()),
-    };
-    if ready.is_ok() {
-        stop.cancelled().await;
-    }
-    stop.cancel();
-    let mut ran = Ok(());
-    while let Some(ended) = tasks.join_next().await {
-        ran = ran.and(ended.unwrap_or_else(|e| Err(broken_off(&e))));
-    }
-    // An agent's own failure says more than that it was not ready.
-    ran.and(ready)
-}
-
-fn broken_off(error: &JoinError) -> Error {
-    Error::Failed(format!("an agent ended badly: {error}"))
-}
-
-/// Keeps one agent running: started again after an upgrade or a failed store, not after a delete.
-async fn keep(
-    config: AgentConfig,
-    transport: Arc<dyn Transport>,
-    manager: Channel,
-    stage: &watch::Sender<Stage>,
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    let who = format!("agent {} on {}", config.agent_type, config.host);
-    loop {
-        let parts = Parts { transport: Arc::clone(&transport), manager: manager.clone() };
-        let started = goperation_agent::start(config.clone(), parts, stop.clone()).await;
-        let first = matches!(*stage.borrow(), Stage::Starting);
-        let ended = match started {
-            Ok((running, living)) => {
-                stage.send_replace(Stage::Running(running));
-                match living.await {
-                    Ok(ended) => ended,
-                    Err(error) => return Err(broken_off(&error)),
-                }
-            }
-            Err(error) if first => return Err(run_error(error)),
-            Err(error) => Err(error),
-        };
-        match ended {
-            Ok(Exit::Stopped) => return Ok(()),
-            Ok(Exit::Deleted) => {
-                warn!("{}", deleted(&who));
-                return Ok(());
-            }
-            Ok(Exit::Restart) => info!(agent = %who, "starting again after the upgrade"),
-            Err(error) => {
-                warn!(agent = %who, error = %run_error(error), "starting again");
-                tokio::select! {
-                    () = sleep(AGAIN) => {}
-                    () = stop.cancelled() => return Ok(()),
-                }
-            }
-        }
-    }
-}
-
-/// Waits until an agent is online by the manager's record, or has ended because it is deleted.
-async fn wait_ready(
-    manager: &Channel,
-    stage: &watch::Receiver<Stage>,
-    until: Instant,
-) -> Result<(), Error> {
-    let mut agents = v1::agent_service_client::AgentServiceClient::new(manager.clone());
-    loop {
-        let now = stage.borrow().clone();
-        let running = match now {
-            Stage::Ended => return Ok(()),
-            Stage::Failed => return Err(Error::Failed("an agent has failed".to_owned())),
-            Stage::Starting => None,
-            Stage::Running(agent) => Some(agent),
-        };
-        if let Some(agent) = running
-            && *agent.watch_status().borrow() != AgentStatus::Initializing
-            && let Some(id) = agent.agent_id().and_then(|id| i32::try_from(id).ok())
-        {
-            let shown = agents.show_agent(v1::ShowAgentRequest { id }).await;
-            if shown.is_ok_and(|shown| shown.into_inner().agent.is_some_and(|a| a.online)) {
-                return Ok(());
-            }
-        }
-        if Instant::now() >= until {
-            return Err(Error::Failed(format!(
-                "an agent did not come online within {} s; the log says why",
-                READY.as_secs()
-            )));
-        }
-        sleep(LOOK).await;
-    }
 }

@@ -17,7 +17,7 @@ use crate::{args::Server, error::Error};
 
 /// Runs until a signal.
 pub(crate) async fn run(args: Server) -> Result<(), Error> {
-    let config = load(args.role.config, |file| Config::load(file)).await?;
+    let config = load(args.role.config, Config::load).await?;
     check_listen(config.listen, args.insecure)?;
     let rabbit_config = match (&config.bridge, &config.broker) {
         (BridgeAt::Embedded, Broker::Amqp(uri)) => Some(broker(uri)?),

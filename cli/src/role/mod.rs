@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod bridge;
 pub(crate) mod dev;
+mod fleet;
 pub(crate) mod manager;
 mod sample;
 mod setup;
