@@ -27,7 +27,11 @@ pub use value::{JsonObject, MAX_SAFE_INTEGER, check_object, json_to_struct, stru
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 /// Generated messages, clients and servers of `goperation.v1`.
-#[expect(missing_docs, clippy::allow_attributes, reason = "generated: the documentation is in the .proto files")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "generated: the documentation is in the .proto files"
+)]
 pub mod v1 {
     tonic::include_proto!("goperation.v1");
 }

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, core::Core, endpoint::Endpoints, journal::Journal, manager::ManagerLink,
-    methods, waiters::Waiters,
+    config::Config, core::Core, counters::Counters, endpoint::Endpoints, journal::Journal,
+    manager::ManagerLink, methods, waiters::Waiters,
 };
 
 /// One running agent.
@@ -28,6 +28,7 @@ pub(crate) struct Agent {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) manager: ManagerLink,
     pub(crate) waiters: Waiters,
+    pub(crate) counters: Counters,
     /// Places for endpoint methods that run at a time.
     pub(crate) running: Semaphore,
     /// Cancelled when the agent shall stop; ends waits of jobs that have not started.

@@ -50,6 +50,9 @@ impl Agent {
     /// Ends a delivery that is not run: a CALL is answered, a CAST goes to the dead letters.
     pub(crate) async fn refuse(&self, delivery: Delivery, error: Error) {
         debug!(message_id = %delivery.message.id, reason = %error.reason, "message refused");
+        if error.reason != Reason::AgentBusy {
+            self.counters.refused();
+        }
         if delivery.message.kind == Kind::Call {
             let waiters = Waiter::of(&delivery.message).into_iter().collect();
             self.reply(&delivery.message, waiters, &Err(error)).await;
@@ -76,6 +79,7 @@ impl Agent {
     /// goes through the delayed-retry steps.
     pub(crate) async fn resend(&self, delivery: Delivery) {
         let status = self.core.status();
+        self.counters.resent();
         if delivery.message.kind == Kind::Call {
             let error = Error::new(Reason::AgentBusy, format!("the agent is {status}"))
                 .with("state", status)

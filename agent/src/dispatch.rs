@@ -26,6 +26,7 @@ use crate::{
     gate::{self, MethodClass, Verdict},
     job::Job,
     journal::{Phase, Received},
+    methods::Method,
     state::Pause,
     waiters::Waiter,
 };
@@ -118,6 +119,7 @@ impl Dispatcher {
             self.errands.spawn(delivery.ack.ack());
             return;
         }
+        self.agent.counters.delivered();
         if self.agent.waiters.join(message) {
             self.errands.spawn(delivery.ack.ack());
             return;
@@ -125,7 +127,7 @@ impl Dispatcher {
         if let Some(late) = over_finish_time(message, self.agent.core.manager_now()) {
             return self.stored_or(delivery, late);
         }
-        match gate::gate(self.agent.core.status(), class(message)) {
+        match verdict(self.agent.core.status(), message) {
             Verdict::Hold => {
                 let due = Instant::now() + self.agent.config.hold;
                 self.held.push_back((due, delivery));
@@ -346,7 +348,7 @@ impl Dispatcher {
             return;
         }
         for (_, delivery) in std::mem::take(&mut self.held) {
-            let verdict = gate::gate(status, class(&delivery.message));
+            let verdict = verdict(status, &delivery.message);
             self.follow(verdict, delivery).await;
         }
     }
@@ -366,6 +368,16 @@ impl Dispatcher {
         self.jobs.shutdown().await;
         self.errands.shutdown().await;
     }
+}
+
+/// The gate, with the one message that it lets through SOFTBUSY: the one that ends it.
+fn verdict(status: AgentStatus, message: &Message) -> Verdict {
+    let class = class(message);
+    let resumes = class == MethodClass::Manager && message.method == Method::ResumeAgent.name();
+    if status == AgentStatus::SoftBusy && resumes {
+        return Verdict::Run;
+    }
+    gate::gate(status, class)
 }
 
 /// Whose method it is.

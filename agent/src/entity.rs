@@ -91,7 +91,7 @@ impl Agent {
         match created {
             Ok(answer) => {
                 self.core
-                    .change(Operation::FrozenPort, |state, txn| {
+                    .change(Operation::CreateEntity, |state, txn| {
                         state.put_entity(&key, EntityPhase::Ready, txn);
                         Ok(())
                     })
@@ -110,7 +110,7 @@ impl Agent {
         let ports = if create.ports.is_empty() {
             Vec::new()
         } else {
-            self.reserve(key, &create.ports).await?
+            self.core.reserve(key, &create.ports).await?
         };
         let endpoint = self.endpoints.get(key.endpoint.as_str())?;
         endpoint.create_home(key.number).await?;
@@ -123,7 +123,7 @@ impl Agent {
     async fn remove_entity(&self, key: &EntityKey) -> Result<()> {
         self.endpoints.get(key.endpoint.as_str())?.remove_home(key.number).await?;
         self.core
-            .change(Operation::FreePorts, |state, txn| {
+            .change(Operation::DeleteEntity, |state, txn| {
                 state.delete_entity(key, txn);
                 Ok(())
             })
@@ -214,9 +214,10 @@ impl Agent {
         endpoint.start(invocation).await?.wait().await.map(Some)
     }
 
+    /// Answers when what it rests on is durable: `status_entity` is not journaled.
     async fn phase(&self, key: &EntityKey) -> Result<EntityPhase> {
         self.core
-            .look(Operation::IsActive, |state| {
+            .change(Operation::IsActive, |state, _| {
                 state.entities.get(key).copied().ok_or_else(|| not_found(key))
             })
             .await
@@ -233,7 +234,7 @@ impl Agent {
         };
         warn!(error = %interrupted(message), endpoint = %key.endpoint, entity = number, "create");
         self.core
-            .change(Operation::FrozenPort, |state, txn| {
+            .change(Operation::CreateEntity, |state, txn| {
                 if state.entities.get(&key) == Some(&EntityPhase::Creating) {
                     state.put_entity(&key, EntityPhase::Failed, txn);
                 }

@@ -9,6 +9,9 @@ use goperation_bridge::Route;
 /// How long a message is held at SOFTBUSY before the gate is asked again.
 pub const HOLD: Duration = Duration::from_millis(500);
 
+/// How long a message waits in the broker when it is sent again for the first time.
+pub const FIRST_RETRY: Duration = Duration::from_secs(2);
+
 /// Whose method a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MethodClass {
@@ -52,17 +55,16 @@ pub fn after_hold(status: AgentStatus, class: MethodClass) -> Verdict {
     }
 }
 
-/// The delay before a CAST is delivered again: it grows with the attempts (0 is the first), but
-/// stays within what remains until the finish time, and is never less than the first step.
+/// The delay before a CAST is delivered again: 2 s at first, for an agent that is busy only for a
+/// moment, then the longest step, so that messages that are held for long cost the broker little
+/// (docs/adr/0003). Always one that leaves room before the finish time, or else the first.
 #[must_use]
 pub fn retry_step(attempt: u32, remaining: Option<Duration>) -> Duration {
     let [first, ..] = Route::STEPS;
-    let steps = Route::STEPS.into_iter().zip(0..=attempt);
-    steps
-        .map(|(step, _)| step)
-        .take_while(|step| remaining.is_none_or(|remaining| *step <= remaining))
-        .last()
-        .unwrap_or(first)
+    let longest = if attempt == 0 { FIRST_RETRY } else { Duration::MAX };
+    // On its way back it may be held once more before it runs.
+    let room = remaining.map_or(longest, |remaining| remaining.saturating_sub(HOLD).min(longest));
+    Route::STEPS.into_iter().rfind(|step| *step <= room).unwrap_or(first)
 }
 
 #[cfg(test)]
@@ -93,22 +95,22 @@ mod tests {
     }
 
     #[test]
-    fn steps_grow_and_end_with_the_last() {
-        for (attempt, step) in Route::STEPS.into_iter().enumerate() {
-            assert_eq!(retry_step(u32::try_from(attempt).unwrap(), None), step);
+    fn the_first_step_is_short_and_then_the_longest() {
+        assert_eq!(retry_step(0, None), FIRST_RETRY);
+        for attempt in [1, 2, 7, u32::MAX] {
+            assert_eq!(retry_step(attempt, None), Duration::from_secs(32));
         }
-        assert_eq!(retry_step(7, None), Duration::from_secs(32));
-        assert_eq!(retry_step(u32::MAX, None), Duration::from_secs(32));
     }
 
     #[test]
-    fn steps_fit_what_remains() {
+    fn steps_leave_room_before_the_finish_time() {
         for (attempt, remaining, step) in [
-            (6, 60_000, 32_000),
-            (6, 32_000, 32_000),
-            (6, 31_999, 16_000),
+            (0, 60_000, 2_000),
+            (1, 60_000, 32_000),
+            (1, 32_500, 32_000),
+            (1, 32_499, 16_000),
             (6, 3_000, 2_000),
-            (1, 3_000, 1_000),
+            (0, 2_499, 1_000),
             (6, 600, 500),
             (6, 100, 500),
             (0, 0, 500),

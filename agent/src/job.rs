@@ -81,6 +81,7 @@ impl Agent {
             self.core.failed().cancel();
             return;
         }
+        self.counters.done();
         match &outcome {
             Ok(_) => debug!("done"),
             Err(error) => debug!(reason = %error.reason, %error, "failed"),
@@ -99,6 +100,7 @@ impl Agent {
             self.core.failed().cancel();
             return Ended::Outcome(Err(error));
         }
+        self.counters.started();
         if message.namespace == MANAGER_NAMESPACE {
             return self.run_manager_method(message, args).await;
         }

@@ -185,11 +185,12 @@ enum Synced {
     Deleted,
 }
 
-/// Gives the manager the inventory and does what it answers.
+/// Gives the manager the inventory and does what it answers. What it is given is durable: after a
+/// crash the same generation never stands for another inventory.
 async fn sync(agent: &Agent) -> Result<Synced> {
     let (generation, entities) = agent
         .core
-        .look(Operation::IsActive, |state| {
+        .change(Operation::IsActive, |state, _| {
             let entities = state
                 .entities
                 .iter()
@@ -249,10 +250,11 @@ fn port_to_wire(reserved: &Reserved) -> v1::Port {
     }
 }
 
+/// What it tells is durable, as in [`sync`].
 async fn renewal(agent: &Agent, stopping: bool) -> Result<v1::RenewAgentRequest> {
     agent
         .core
-        .look(Operation::IsActive, |state| {
+        .change(Operation::IsActive, |state, _| {
             Ok(v1::RenewAgentRequest {
                 id: 0,
                 secret: String::new(),
@@ -356,9 +358,8 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
                 return End::Deleted;
             }
             Ok(()) = status.changed() => {
-                if *status.borrow_and_update() == AgentStatus::Deleted {
-                    deleted = Some(Instant::now() + agent.config.deleted_linger);
-                }
+                let is_deleted = *status.borrow_and_update() == AgentStatus::Deleted;
+                deleted = is_deleted.then(|| Instant::now() + agent.config.deleted_linger);
                 lapse = Instant::now();
                 renewals.reset_immediately();
             }

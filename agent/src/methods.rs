@@ -231,7 +231,7 @@ impl Agent {
             Method::FrozenPort => {
                 let frozen: Frozen = parse(args)?;
                 let key = self.entity_key("args.endpoint", &frozen.endpoint, frozen.entity)?;
-                let ports = self.reserve(&key, &frozen.ports).await?;
+                let ports = self.core.reserve(&key, &frozen.ports).await?;
                 object(json!({"ports": ports_json(&ports)}))
             }
             Method::FreePorts => {
@@ -240,8 +240,9 @@ impl Agent {
                     .endpoint
                     .map(|name| EndpointName::parse("args.endpoint", &name))
                     .transpose()?;
+                let Free { ports, protocol, entity, .. } = free;
                 let freed =
-                    self.free(&free.ports, free.protocol, endpoint.as_ref(), free.entity).await?;
+                    self.core.free(&ports, protocol, endpoint.as_ref(), entity).await?;
                 object(json!({"freed": ports_json(&freed.freed), "unknown": freed.unknown}))
             }
             Method::UpgradeAgent => {
@@ -269,6 +270,7 @@ impl Agent {
             "state": status.name(),
             "clock_offset_ms": self.core.clock_offset(),
             "working_on": self.waiters.len(),
+            "messages": self.counters.to_json(),
             "endpoints": self.endpoints.names(),
             "entities": entities,
             "ports": {

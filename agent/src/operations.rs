@@ -133,7 +133,8 @@ impl Core {
     ) -> Result<()> {
         self.change(Operation::DeletePrecommit, |state, txn| {
             check_agent_id(state, agent_id)?;
-            if state.precommit.as_ref().is_some_and(|p| p.secret == secret) {
+            let open = state.status == AgentStatus::PerDelete;
+            if open && state.precommit.as_ref().is_some_and(|p| p.secret == secret) {
                 return Ok(());
             }
             if state.status <= AgentStatus::SoftBusy {
@@ -164,11 +165,15 @@ impl Core {
             if precommit.secret != *secret {
                 return Err(state.refused("the secret is not the one of the precommit"));
             }
-            if state.status == AgentStatus::PerDelete {
-                let because = because("delete_agent_postcommit", OPERATOR);
-                state.force_status(AgentStatus::Deleted, because, txn);
+            match state.status {
+                AgentStatus::PerDelete => {
+                    let because = because("delete_agent_postcommit", OPERATOR);
+                    state.force_status(AgentStatus::Deleted, because, txn);
+                    Ok(())
+                }
+                AgentStatus::Deleted => Ok(()),
+                _ => Err(state.refused("it must be PERDELETE to become DELETED")),
             }
-            Ok(())
         })
         .await
     }

@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use goperation::{EndpointName, Error, Reason, Result};
 
 use crate::{
-    agent::Agent,
+    core::Core,
     lock::Operation,
     ports::{Claim, Claimed, Freed, Probe, Protocol, Reserved, Wish, probe},
     state::EntityKey,
 };
 
-impl Agent {
+impl Core {
     /// Reserves ports for an entity, all or nothing.
     ///
     /// # Errors
@@ -22,8 +22,7 @@ impl Agent {
     /// `INVALID_ARGUMENT`, `ENTITY_NOT_FOUND`.
     pub(crate) async fn reserve(&self, key: &EntityKey, wishes: &[Wish]) -> Result<Vec<Reserved>> {
         let claim = self.claim_free(key, wishes).await?;
-        self.core
-            .change(Operation::FrozenPort, |state, txn| {
+        self.change(Operation::FrozenPort, |state, txn| {
                 if !state.entities.contains_key(key) {
                     state.ports.release_claim(claim);
                     return Err(not_found(key));
@@ -40,7 +39,6 @@ impl Agent {
         let mut skip = BTreeSet::new();
         loop {
             let claim = self
-                .core
                 .look(Operation::FrozenPort, |state| {
                     if !state.entities.contains_key(key) {
                         return Err(not_found(key));
@@ -71,8 +69,7 @@ impl Agent {
     async fn release(&self, claim: Claim) {
         // `look` fails only on re-entry, and nothing is held here.
         drop(
-            self.core
-                .look(Operation::FreePorts, |state| {
+            self.look(Operation::FreePorts, |state| {
                     state.ports.release_claim(claim);
                     Ok(())
                 })
@@ -91,8 +88,7 @@ impl Agent {
         endpoint: Option<&EndpointName>,
         entity: Option<u32>,
     ) -> Result<Freed> {
-        self.core
-            .change(Operation::FreePorts, |state, txn| {
+        self.change(Operation::FreePorts, |state, txn| {
                 let freed = state.ports.free(ports, protocol, endpoint, entity);
                 state.put_freed(&freed.freed, txn);
                 Ok(freed)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use goperation::{AgentStatus, Result, Secret, now_millis};
 use goperation_bridge::{Address, Transport};
-use goperation_store::{Options, SledStore, Store, Txn};
+use goperation_store::{Options, SledStore, Stats, Store, Txn};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -17,6 +17,7 @@ use crate::{
     agent::Agent,
     config::Config,
     core::Core,
+    counters::{Counters, Counts},
     endpoint::Endpoints,
     error::RunError,
     journal::Journal,
@@ -52,7 +53,7 @@ pub struct Parts {
 
 /// A look at a running agent, for the process that runs it.
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<Agent>);
+pub struct Handle(Arc<Agent>, SledStore);
 
 impl Handle {
     /// Its number, once the manager gave one.
@@ -67,7 +68,20 @@ impl Handle {
         self.0.core.watch_status()
     }
 
-    /// Sets its status whatever it is (contract §5, `force_status`).
+    /// What went through it since its start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.counters.read()
+    }
+
+    /// What its store committed since the start.
+    #[must_use]
+    pub fn store_stats(&self) -> Stats {
+        self.1.stats()
+    }
+
+    /// Sets its status whatever it is (contract §5, `force_status`). Out of PERDELETE it ends the
+    /// precommit.
     ///
     /// # Errors
     /// `UNAVAILABLE` when the store has failed.
@@ -76,6 +90,9 @@ impl Handle {
             .core
             .change(Operation::ForceStatus, |state, txn| {
                 let because = Because { cause, actor: "operator", now: now_millis() };
+                if !matches!(to, AgentStatus::PerDelete | AgentStatus::Deleted) {
+                    state.precommit = None;
+                }
                 state.force_status(to, because, txn);
                 Ok(())
             })
@@ -120,7 +137,7 @@ pub async fn start(
             return Err(error);
         }
     };
-    let handle = Handle(Arc::clone(&agent));
+    let handle = Handle(Arc::clone(&agent), sled.clone());
     let living = tokio::spawn(async move {
         let exit = life::live(agent, shutdown).await;
         sled.close().await;
@@ -165,6 +182,7 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
         store,
         transport: parts.transport,
         waiters: Waiters::default(),
+        counters: Counters::default(),
         running: Semaphore::new(config.max_in_flight),
         stopping: CancellationToken::new(),
         restart: CancellationToken::new(),

@@ -86,7 +86,7 @@ impl Agent {
             }
             None => Err(interrupted(message)),
         };
-        self.store.commit(Txn::new().delete(KEY)).await.map_err(crate::error::store)?;
+        // The row stays until the next upgrade replaces it: this outcome is not journaled yet.
         Ok(outcome)
     }
 }

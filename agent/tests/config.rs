@@ -1,5 +1,7 @@
 //! A bad configuration is one error that names file, line and field, and leaves nothing behind.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::{fs, path::Path, time::Duration};
 
 use goperation::{EndpointName, MethodName};

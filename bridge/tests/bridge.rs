@@ -1,4 +1,9 @@
 //! The bridge over the embedded transport: every answer of CAST, CALL, NOTIFY and Receive.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first thing that fails"
+)]
 
 #[path = "bridge/bed.rs"]
 mod bed;

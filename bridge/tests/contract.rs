@@ -1,4 +1,9 @@
 //! One suite that every transport must pass: the embedded one and RabbitMQ.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at the first thing that fails"
+)]
 
 #[path = "contract/bed.rs"]
 mod bed;

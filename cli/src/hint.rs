@@ -78,7 +78,9 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         }
         Reason::OutcomeUnknown => match error.metadata.get("message_id") {
             Some(id) => {
-                format!("repeating it with --message-id {id} is safe and tells the outcome")
+                format!(
+                    "send it again with --message-id {id}: it runs once and gets the stored answer"
+                )
             }
             None => "it may have been done: look before you repeat it (`gop entity ls`, `gop \
                      agent ls`), or give it longer with --timeout"

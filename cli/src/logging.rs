@@ -26,7 +26,7 @@ pub(crate) fn start(global: &Global, default: &str) -> Result<(), Error> {
             let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
             registry.with(layer.with_ansi(colours)).try_init()
         }
-        LogFormat::Json => registry.with(layer.json()).try_init(),
+        LogFormat::Json => registry.with(layer.json().with_current_span(false)).try_init(),
     };
     started.map_err(|e| Error::Failed(format!("cannot start the log: {e}")))
 }

@@ -68,7 +68,7 @@ impl Dev {
         assert_eq!((words.len(), words[0]), (4, "ready"), "{ready}");
         dev.server = words[1].to_owned();
         dev.data_dir = words[2].strip_prefix("data_dir=").unwrap().to_owned();
-        assert!(words[3].starts_with("agents=dev1"), "{ready}");
+        assert!(words[3].starts_with("agents="), "{ready}");
         dev
     }
 
@@ -361,6 +361,43 @@ fn the_tour() {
     assert!(Path::new(&data_dir).exists());
     dev.stop(Signal::TERM);
     assert!(!Path::new(&data_dir).exists());
+}
+
+#[test]
+fn a_paused_agent_holds_and_goes_on_when_resumed() {
+    let dev = Dev::start(&[]);
+    dev.ok(&["agent", "activate", "1"]);
+    assert!(dev.ok(&["agent", "pause", "1"]).contains("SOFTBUSY"));
+    let busy = dev.fails(&["call", "1/sample", "echo", "--timeout", "2s"]);
+    assert!(busy.contains("(AGENT_BUSY)\nhint: `gop agent show 1`"), "{busy}");
+    dev.ok(&["cast", "1/sample", "say", "--arg", "text=held"]);
+    assert!(dev.ok(&["agent", "resume", "1"]).contains("ACTIVE"));
+    dev.until(&["call", "1/sample", "said"], |v| {
+        v["result"] == json!({"lines": 1, "last": "held"})
+    });
+    dev.ok(&["agent", "activate", "1", "--off"]);
+    assert!(dev.fails(&["call", "1/sample", "echo"]).contains("(AGENT_NOT_ACTIVE)"));
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn a_configuration_replaces_the_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    let work = folder.path().join("work");
+    let text = format!(
+        "host = 'mine'\nwork_dir = '{}'\nports_ranges = ['21000-21009']\n\
+         [endpoints.db.methods.fail]\nprogram = ['/bin/sh', '-c', 'echo gone wrong >&2; exit 3']\n",
+        work.display()
+    );
+    fs::write(&file, text).unwrap();
+    let dev = Dev::start(&["--config", file.to_str().unwrap()]);
+    dev.ok(&["agent", "activate", "1"]);
+    let created = dev.json(&["entity", "create", "db", "--on", "1", "--ports", "2"]);
+    assert_eq!(created["entity"]["ports"].as_array().unwrap().len(), 2, "{created}");
+    let failed = dev.fails(&["call", "db:1", "fail"]);
+    assert!(failed.contains("(METHOD_FAILED)\n  stderr: gone wrong\nhint: "), "{failed}");
+    dev.stop(Signal::TERM);
 }
 
 #[test]

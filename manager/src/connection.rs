@@ -7,12 +7,14 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use futures::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    time::{Sleep, sleep},
 };
 use tokio_util::{
     sync::{CancellationToken, WaitForCancellationFutureOwned},
@@ -95,26 +97,54 @@ impl Connected for Connection {
     }
 }
 
-/// The connections that arrive at a listener.
+/// Pause after a connection that could not be accepted: there may be no file handles left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The connections that arrive at a listener. It never ends and never fails: one connection that
+/// cannot be accepted says nothing about the next.
 #[derive(Debug)]
 pub(crate) struct Connections {
-    pub(crate) listener: TcpListener,
-    pub(crate) cut: CancellationToken,
-    pub(crate) tracker: TaskTracker,
+    listener: TcpListener,
+    cut: CancellationToken,
+    tracker: TaskTracker,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connections {
+    /// The connections of `listener`, each held by `tracker` until it ends or `cut` is cancelled.
+    pub(crate) fn new(
+        listener: TcpListener,
+        cut: CancellationToken,
+        tracker: TaskTracker,
+    ) -> Self {
+        Self { listener, cut, tracker, pause: None }
+    }
 }
 
 impl Stream for Connections {
     type Item = io::Result<Connection>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let accepted = ready!(self.listener.poll_accept(cx));
-        Poll::Ready(Some(accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            Ok(Connection {
-                stream,
-                cut: Box::pin(self.cut.clone().cancelled_owned()),
-                _token: self.tracker.token(),
-            })
-        })))
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match ready!(self.listener.poll_accept(cx)) {
+                Ok((stream, _)) => {
+                    // Without it answers are only slower.
+                    let _ = stream.set_nodelay(true);
+                    return Poll::Ready(Some(Ok(Connection {
+                        stream,
+                        cut: Box::pin(self.cut.clone().cancelled_owned()),
+                        _token: self.tracker.token(),
+                    })));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+                }
+            }
+        }
     }
 }

@@ -28,6 +28,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What is broken off gets this long to reach its caller.
+const LAST: Duration = Duration::from_millis(500);
+
 fn span(request: &http::Request<()>) -> Span {
     let rpc = request.uri().path().trim_start_matches('/');
     tracing::info_span!(
@@ -64,7 +67,7 @@ pub(crate) async fn serve(
 
     let cut = CancellationToken::new();
     let connections = TaskTracker::new();
-    let incoming = Connections { listener, cut: cut.clone(), tracker: connections.clone() };
+    let incoming = Connections::new(listener, cut.clone(), connections.clone());
     let server = Server::builder()
         .trace_fn(span)
         .http2_keepalive_interval(Some(KEEP_ALIVE))
@@ -79,26 +82,30 @@ pub(crate) async fn serve(
         .add_service(BridgeServiceServer::new(services))
         .serve_with_incoming_shutdown(incoming, app.stop.clone().cancelled_owned());
 
-    let served = tokio::select! {
-        served = server => served,
-        () = over(&app, drain) => Ok(()),
+    let mut time_is_up = std::pin::pin!(over(&app, drain));
+    let (served, late) = tokio::select! {
+        served = server => (served, false),
+        () = &mut time_is_up => (Ok(()), true),
     };
     // Whatever ended it: nothing goes on behind its back.
     app.stop.cancel();
     connections.close();
     app.tasks.close();
-    let ended = async {
-        connections.wait().await;
+    // Work whose caller has gone may still be under way.
+    let in_time = !late
+        && tokio::select! {
+            () = app.tasks.wait() => true,
+            () = time_is_up => false,
+        };
+    if !in_time {
+        tracing::warn!("time is up: requests are broken off");
+        app.abort.cancel();
         app.tasks.wait().await;
-    };
-    tokio::select! {
-        () = ended => {}
-        () = over(&app, drain) => tracing::warn!("time is up: requests are broken off"),
+        // Their answers are on their way.
+        let _ = tokio::time::timeout(LAST, connections.wait()).await;
     }
-    app.abort.cancel();
     cut.cancel();
     connections.wait().await;
-    app.tasks.wait().await;
     served.map_err(|error| Error::Serve(error.into()))
 }
 

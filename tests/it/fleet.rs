@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -33,10 +34,14 @@ use tonic::transport::Channel;
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// What carries the messages of a fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum On {
+    /// The manager's own store.
     Embedded,
+    /// A vhost of the node that all tests share.
     Rabbit(CastQueue),
+    /// That broker, or what stands before it.
+    At { uri: String, cast_queue: CastQueue },
 }
 
 /// A manager, its bridge, and the way to start agents.
@@ -44,6 +49,7 @@ pub(crate) struct Fleet {
     dir: TempDir,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) channel: Channel,
+    address: SocketAddr,
     manager: (CancellationToken, JoinHandle<Result<(), goperation_manager::Error>>),
     bridge: Bridge,
     store: SledStore,
@@ -69,7 +75,12 @@ impl Fleet {
             On::Embedded => Local::open(Arc::clone(&shared), LocalConfig::default()).await.unwrap(),
             On::Rabbit(cast_queue) => {
                 let uri = RabbitNode::shared().await.new_vhost().await.uri;
-                Rabbit::connect(RabbitConfig { uri, cast_queue, ..RabbitConfig::default() }).unwrap()
+                Rabbit::connect(RabbitConfig { uri, cast_queue, ..RabbitConfig::default() })
+                    .unwrap()
+            }
+            On::At { uri, cast_queue } => {
+                Rabbit::connect(RabbitConfig { uri, cast_queue, ..RabbitConfig::default() })
+                    .unwrap()
             }
         };
         let bridge = Bridge::start(Arc::clone(&transport), BridgeConfig::default());
@@ -81,11 +92,14 @@ impl Fleet {
             bridge: BridgeLink::embedded(goperation_bridge::service(bridge.clone())),
         };
         let config = goperation_manager::Config::default();
-        let manager =
-            tokio::spawn(goperation_manager::run(config, listener, parts, stop.clone()));
-        let channel =
-            Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { dir, transport, channel, manager: (stop, manager), bridge, store }
+        let manager = tokio::spawn(goperation_manager::run(config, listener, parts, stop.clone()));
+        let channel = connection(address);
+        Self { dir, transport, channel, address, manager: (stop, manager), bridge, store }
+    }
+
+    /// One more connection to the manager, as another process has it.
+    pub(crate) fn connection(&self) -> Channel {
+        connection(self.address)
     }
 
     /// Folder that goes with the fleet.
@@ -95,15 +109,23 @@ impl Fleet {
 
     /// Starts an agent and waits until it is registered and has its first status.
     pub(crate) async fn agent(&self, host: &str, toml: &str) -> TestAgent {
+        self.agent_over(host, toml, Arc::clone(&self.transport)).await
+    }
+
+    /// As [`Self::agent`], over a transport of its own, as in a process of its own.
+    pub(crate) async fn agent_over(
+        &self,
+        host: &str,
+        toml: &str,
+        transport: Arc<dyn Transport>,
+    ) -> TestAgent {
         let work_dir = self.path().join(host);
-        let text = format!("work_dir = {work_dir:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n{toml}");
-        let config =
-            goperation_agent::Config::from_toml(Path::new("test.toml"), &text).unwrap();
+        let text =
+            format!("work_dir = {work_dir:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n{toml}");
+        let config = goperation_agent::Config::from_toml(Path::new("test.toml"), &text).unwrap();
         let stop = CancellationToken::new();
-        let parts =
-            Parts { transport: Arc::clone(&self.transport), manager: self.channel.clone() };
-        let (handle, living) =
-            goperation_agent::start(config, parts, stop.clone()).await.unwrap();
+        let parts = Parts { transport, manager: self.channel.clone() };
+        let (handle, living) = goperation_agent::start(config, parts, stop.clone()).await.unwrap();
         let mut status = handle.watch_status();
         tokio::time::timeout(SOON, status.wait_for(|s| *s != AgentStatus::Initializing))
             .await
@@ -239,6 +261,10 @@ impl TestAgent {
             .unwrap()
             .unwrap()
     }
+}
+
+fn connection(address: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 
 /// One agent of the type `application`.

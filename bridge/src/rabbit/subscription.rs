@@ -109,8 +109,8 @@ impl Running {
         while let Some(session) = self.link.up().await {
             // Dropped with this future when the subscription is.
             let mut tasks = JoinSet::new();
-            for feed in self.feeds.iter().cloned() {
-                let session = Arc::clone(&session);
+            for feed in &self.feeds {
+                let (feed, session) = (feed.clone(), Arc::clone(&session));
                 tasks.spawn(async move { feed.run(&session).await });
             }
             match &self.canary {
@@ -146,7 +146,8 @@ impl Canary {
         self.live.canary(false);
         // Numbers of an earlier connection must not count.
         let mut number = self.nest.seen().max(now_millis());
-        let mut away: Option<Instant> = None;
+        // The first that is not back yet, and when it left.
+        let mut away: Option<(u64, Instant)> = None;
         loop {
             if consuming.wait_for(|all| *all).await.is_err() {
                 return;
@@ -155,7 +156,7 @@ impl Canary {
             let next = Instant::now() + interval;
             number += 1;
             match self.send(number, interval).await {
-                Ok(()) => away = away.or(Some(Instant::now())),
+                Ok(()) => away = away.or(Some((number, Instant::now()))),
                 Err(PublishError::NoQueue) if *consuming.borrow() => {
                     self.tear_down(session, "its CALL queue is not bound");
                     return;
@@ -164,7 +165,7 @@ impl Canary {
             }
             // Wait for it, until the next one is due or a feed begins anew.
             loop {
-                if self.nest.seen() >= number {
+                if away.is_some_and(|(first, _)| self.nest.seen() >= first) {
                     away = None;
                     self.live.canary(true);
                 }
@@ -180,7 +181,7 @@ impl Canary {
             if self.nest.stalled() {
                 away = None;
             }
-            if away.is_some_and(|since| since.elapsed() >= interval.saturating_mul(2)) {
+            if away.is_some_and(|(_, left)| left.elapsed() >= interval.saturating_mul(2)) {
                 self.tear_down(session, "its canary did not come back");
                 return;
             }

@@ -69,7 +69,7 @@ async fn a_notification_waits_for_a_receiver_and_is_acknowledged() {
         ..acknowledge(vec![second.ack_token.clone()], false)
     };
     let other = client.acknowledge(other).await.unwrap().into_inner();
-    assert_eq!(other.unknown, [second.ack_token.clone()]);
+    assert_eq!(other.unknown, std::slice::from_ref(&second.ack_token));
 
     // Given back, it comes again, and says so.
     client.acknowledge(acknowledge(vec![second.ack_token], true)).await.unwrap();

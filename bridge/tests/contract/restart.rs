@@ -156,3 +156,21 @@ async fn after_close_nothing_is_taken() {
     assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
     store.close().await;
 }
+
+#[tokio::test]
+async fn without_its_store_it_takes_nothing_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, local) = open(folder.path(), LocalConfig::default()).await;
+    let h1 = host("h1");
+    local.ensure_type(&h1.agent_type).await.unwrap();
+    local.ensure_agent(&h1, &[], &[]).await.unwrap();
+    let mut there = connected(&local, Source::Agent(h1.clone()), 2).await;
+    store.close().await;
+    for n in 0..2 {
+        let refused = local.publish(&Route::Cast(h1.clone()), &cast(n)).await;
+        assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+    }
+    let gone = there.connected.wait_for(|connected| !*connected);
+    tokio::time::timeout(SOON, gone).await.unwrap().unwrap();
+    local.close().await;
+}

@@ -21,13 +21,19 @@ use crate::support::{
 };
 
 async fn all_works_again_after_a_kill(kind: CastQueue) {
-    let _ = tracing_subscriber::fmt().with_env_filter("goperation_bridge=debug,lapin=error").try_init();
     let node = RabbitNode::start().await;
     let vhost = node.new_vhost().await;
     let config = RabbitConfig { cast_queue: kind, ..config(&vhost.uri) };
     let bridge = Rabbit::connect(config.clone()).unwrap();
     let process = Rabbit::connect(config).unwrap();
     let known = registered(&bridge, "h1").await;
+    if kind == CastQueue::Quorum {
+        // RabbitMQ 3.10 writes the names of new quorum queues to disk seconds after it made them.
+        // Killed before, it starts them again without a leader, and empty. A stop writes them.
+        node.stop().await;
+        node.start_again().await;
+        registered(&bridge, "h1").await;
+    }
     let mut subscription = subscribed(&process, &known).await;
     let mut replies = bridge.subscribe(Source::Replies("b1".into()), 16).await.unwrap();
     let name = NotifyName::parse("name", "billing").unwrap();
@@ -58,26 +64,10 @@ async fn all_works_again_after_a_kill(kind: CastQueue) {
 
     node.start_again().await;
     let back = Instant::now();
-    let within = Duration::from_secs(40);
-    let n2 = &node;
-    let watch = async {
-        tokio::time::sleep(Duration::from_millis(8000)).await;
-        for e in [
-            "lists:flatten(io_lib:format(\"~0p\", [[{N,S, sys:get_state(N)} || {N,S} <- ets:tab2list(ra_state)]]))",
-            "lists:flatten(io_lib:format(\"~0p\", [[ra:trigger_election({N,node()}) || {N,S} <- ets:tab2list(ra_state)]]))",
-            "lists:flatten(io_lib:format(\"~0p\", [[{N,S} || {N,S} <- ets:tab2list(ra_state)]]))",
-        ] {
-            println!("==== {:?} {:?}", back.elapsed(), n2.eval(e).await);
-        }
-        std::future::pending::<()>().await;
-    };
-    let wait = async {
+    let within = Duration::from_secs(10);
     for part in [&mut replies, &mut notes, &mut subscription] {
         connected(part, within.saturating_sub(back.elapsed())).await;
-        println!("{kind:?}: {:?}", back.elapsed());
     }
-    };
-    tokio::select!{ () = watch => {}, () = wait => {} }
     println!("{kind:?}: all consume again {:?} after the broker", back.elapsed());
     // The old acknowledgement found nobody: it comes again, marked so.
     let again = next(&mut subscription).await;

@@ -8,13 +8,21 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
-use goperation::ConfigError;
-use goperation_agent::{Config, Exit, Parts, RunError};
-use tracing::info;
+use goperation::{AgentStatus, ConfigError};
+use goperation_agent::{Config, Exit, Handle, Parts, RunError};
+use goperation_bridge::{Address, Transport};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tracing::{info, warn};
 
-use super::setup::{Signals, broker, channel, failed, load, rabbit};
+use super::{
+    fleet::{LOOK, consumes, is_online},
+    setup::{Signals, broker, channel, failed, load, rabbit, say_ready},
+};
 use crate::{error::Error, output::Output};
 
 /// Runs until a signal, a delete, or an upgrade, after which the new program takes over.
@@ -31,9 +39,9 @@ pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
     let signals = Signals::watch()?;
     let transport = rabbit(rabbit_config)?;
     let parts = Parts { transport: transport.clone(), manager };
-    let exit = goperation_agent::run(config, parts, signals.token().clone()).await;
+    let exit = live(config, parts, signals.token().clone()).await;
     transport.close().await;
-    match exit.map_err(run_error)? {
+    match exit? {
         Exit::Stopped => Ok(()),
         Exit::Deleted => Err(deleted(&who)),
         Exit::Restart => {
@@ -41,6 +49,50 @@ pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
                 .map_err(|e| Error::Failed(format!("the path of this program is unknown: {e}")))?;
             restart(&program)
         }
+    }
+}
+
+/// Lives to the end, and says `ready` once the agent is online and consumes.
+async fn live(config: Config, parts: Parts, stop: CancellationToken) -> Result<Exit, Error> {
+    let address = Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
+    let (manager, transport) = (parts.manager.clone(), Arc::clone(&parts.transport));
+    let (running, mut living) =
+        goperation_agent::start(config, parts, stop).await.map_err(run_error)?;
+    let ready = async {
+        let id = online(&running, &manager, &transport, &address).await;
+        say_ready(&format!("ready agent={id} type={} host={}", address.agent_type, address.host))
+    };
+    let ended = tokio::select! {
+        ended = &mut living => ended,
+        // A line that cannot be printed ends nothing: whoever waits for it sees that.
+        said = ready => {
+            if let Err(error) = said {
+                warn!(%error, "the line `ready` was not printed");
+            }
+            living.await
+        }
+    };
+    ended.map_err(|e| Error::Failed(format!("the agent ended badly: {e}")))?.map_err(run_error)
+}
+
+/// Waits until an agent is online at the manager and consumes; answers its number.
+async fn online(
+    running: &Handle,
+    manager: &Channel,
+    transport: &Arc<dyn Transport>,
+    address: &Address,
+) -> i32 {
+    loop {
+        let started = *running.watch_status().borrow() != AgentStatus::Initializing;
+        let id = running.agent_id().and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id
+            && started
+            && is_online(manager, id).await
+            && consumes(transport, address).await
+        {
+            return id;
+        }
+        sleep(LOOK).await;
     }
 }
 
@@ -73,8 +125,11 @@ pub(super) fn deleted(who: &str) -> Error {
 /// The code that an agent's failure ends with.
 pub(super) fn run_error(error: RunError) -> Error {
     match error {
-        RunError::Config(error) => Error::Usage(error.to_string()),
-        error => failed(&error),
+        RunError::Config(ref error) => Error::Usage(error.to_string()),
+        RunError::Store(_) => failed(&error),
+        RunError::Refused(ref cause) | RunError::Start(ref cause) => {
+            goperation::Error { message: error.to_string(), ..cause.clone() }.into()
+        }
     }
 }
 

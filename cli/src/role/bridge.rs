@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     manager::Carrier,
-    setup::{Signals, bind, check_listen, failed, load, rabbit},
+    setup::{Signals, bind, check_listen, failed, load, rabbit, with_ready},
 };
 use crate::{args, error::Error};
 
@@ -61,7 +61,8 @@ pub(crate) async fn run(args: args::Server) -> Result<(), Error> {
     let (listener, address) = bind(config.listen).await?;
     let carrier = Carrier::start(rabbit(config.broker)?, config.bridge);
     info!(%address, "bridge serves");
-    let served = serve(listener, carrier.bridge(), signals.token()).await;
+    let serving = serve(listener, carrier.bridge(), signals.token());
+    let served = with_ready(serving, address).await;
     carrier.close().await;
     served
 }

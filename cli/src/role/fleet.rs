@@ -10,7 +10,7 @@ use goperation::{
     v1::{ShowAgentRequest, agent_service_client::AgentServiceClient},
 };
 use goperation_agent::{Config, Exit, Handle, Parts};
-use goperation_bridge::Transport;
+use goperation_bridge::{Address, QueueName, Transport};
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -22,14 +22,14 @@ use tracing::{info, warn};
 
 use super::{
     agent::{deleted, run_error},
-    setup::{channel, reachable},
+    setup::{channel, reachable, say_ready},
 };
-use crate::{error::Error, output};
+use crate::error::Error;
 
 /// All agents are ready within this time, or something is wrong.
 const READY: Duration = Duration::from_secs(60);
 /// How often it is looked whether they are.
-const LOOK: Duration = Duration::from_millis(25);
+pub(super) const LOOK: Duration = Duration::from_millis(25);
 /// After a failure an agent is started again from its store this much later.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,7 +57,8 @@ pub(super) async fn run(
         let until = Instant::now() + READY;
         let mut waiting = Vec::new();
         for config in agents {
-            let host = config.host.to_string();
+            let address =
+                Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
             let (sender, stage) = watch::channel(Stage::Starting);
             let (transport, channel) = (Arc::clone(&transport), manager.clone());
             let stop = stop.clone();
@@ -67,15 +68,18 @@ pub(super) async fn run(
                 ended
             });
             wait(&stage, until, async |_| true).await?;
-            waiting.push((host, stage));
+            waiting.push((address, stage));
         }
         let mut online = Vec::new();
-        for (host, stage) in waiting {
-            if wait(&stage, until, async |id| is_online(&manager, id).await).await? {
-                online.push(host);
+        for (agent, stage) in waiting {
+            let good =
+                async |id| is_online(&manager, id).await && consumes(&transport, &agent).await;
+            if wait(&stage, until, good).await? {
+                online.push(agent.host.to_string());
             }
         }
-        say_ready(folder, address, &online.join(","))
+        let (folder, agents) = (folder.display(), online.join(","));
+        say_ready(&format!("ready http://{address} data_dir={folder} agents={agents}"))
     };
     let ready = tokio::select! {
         ready = ready => ready,
@@ -91,16 +95,6 @@ pub(super) async fn run(
     }
     // An agent's own failure says more than that it was not ready.
     ran.and(ready)
-}
-
-fn say_ready(folder: &Path, address: SocketAddr, agents: &str) -> Result<(), Error> {
-    let line = format!("ready http://{address} data_dir={} agents={agents}", folder.display());
-    match output::print(&line) {
-        // When nobody reads it, the log has it.
-        Err(Error::BrokenPipe) | Ok(()) => info!("{line}"),
-        Err(error) => return Err(error),
-    }
-    Ok(())
 }
 
 fn broken_off(error: &JoinError) -> Error {
@@ -183,7 +177,13 @@ async fn wait(
 }
 
 /// Whether the manager's record says that an agent is online.
-async fn is_online(manager: &Channel, id: i32) -> bool {
+pub(super) async fn is_online(manager: &Channel, id: i32) -> bool {
     let shown = AgentServiceClient::new(manager.clone()).show_agent(ShowAgentRequest { id }).await;
     shown.is_ok_and(|shown| shown.into_inner().agent.is_some_and(|agent| agent.online))
+}
+
+/// Whether an agent consumes: its CALL queue is there.
+pub(super) async fn consumes(transport: &Arc<dyn Transport>, agent: &Address) -> bool {
+    let name = QueueName::Call(agent.clone());
+    matches!(transport.queue(&name).await, Ok(Some(queue)) if queue.consumers > 0)
 }

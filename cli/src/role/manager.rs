@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::setup::{
-    Signals, bind, broker, check_listen, embedded, failed, load, open_store, rabbit,
+    Signals, bind, broker, check_listen, embedded, failed, load, open_store, rabbit, with_ready,
 };
 use crate::{args::Server, error::Error};
 
@@ -28,7 +28,8 @@ pub(crate) async fn run(args: Server) -> Result<(), Error> {
     let options = Options::new(config.data_dir.join("store")).durability(config.durability.into());
     let store = open_store(options).await?;
     info!(%address, "manager starts");
-    let ran = on_store(config, rabbit_config, listener, &store, signals.token()).await;
+    let serving = on_store(config, rabbit_config, listener, &store, signals.token());
+    let ran = with_ready(serving, address).await;
     store.close().await;
     ran
 }

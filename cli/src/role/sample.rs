@@ -31,8 +31,8 @@ printf '{"lines": %s}' "$(wc -l < said.log)"
     (
         "said",
         ", read_only = true",
-        r#"touch said.log
-printf '{"lines": %s, "last": "%s"}' "$(wc -l < said.log)" "$(tail -n 1 said.log)"
+        r#"lines=$(cat said.log 2>/dev/null | wc -l)
+printf '{"lines": %s, "last": "%s"}' "$lines" "$(tail -n 1 said.log 2>/dev/null)"
 "#,
     ),
     (

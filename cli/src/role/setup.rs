@@ -22,9 +22,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tracing::info;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tracing::{info, warn};
 
-use crate::error::Error;
+use crate::{error::Error, output};
 
 /// How long a connection to the manager may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -136,6 +139,46 @@ pub(super) fn channel(uri: &str) -> Result<Channel, Error> {
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
         .connect_lazy())
+}
+
+/// Prints the line beginning with `ready` that a role says once, when it serves.
+pub(super) fn say_ready(line: &str) -> Result<(), Error> {
+    match output::print(line) {
+        // When nobody reads it, the log has it.
+        Err(Error::BrokenPipe) | Ok(()) => info!("{line}"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Serves to the end, and says `ready` once the server says SERVING.
+pub(super) async fn with_ready(
+    serving: impl Future<Output = Result<(), Error>>,
+    address: SocketAddr,
+) -> Result<(), Error> {
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        served = &mut serving => return served,
+        said = ready_when_serving(address) => {
+            if let Err(error) = said {
+                warn!(%error, "the line `ready` was not printed");
+            }
+        }
+    }
+    serving.await
+}
+
+async fn ready_when_serving(address: SocketAddr) -> Result<(), Error> {
+    let reached = reachable(address);
+    let mut health = HealthClient::new(channel(&format!("http://{reached}"))?);
+    loop {
+        let asked = HealthCheckRequest { service: String::new() };
+        let answer = health.check(asked).await.map(|answer| answer.into_inner().status());
+        if matches!(answer, Ok(ServingStatus::Serving)) {
+            return say_ready(&format!("ready http://{address}"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Where this process reaches an address that it listens on.

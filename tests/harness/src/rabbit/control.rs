@@ -33,8 +33,10 @@ pub(crate) fn eval(site: &Site, expression: &str) -> Result<String> {
         return ctl(site, &["eval".to_owned(), format!("{expression}.")]);
     };
     let mut command = site.command(&erl_call);
-    // -r: a random name of its own, or two callers at once would throw each other out.
-    command.args(["-r", "-sname", &site.name, "-c", &site.cookie()?, "-e"]);
+    // A name of its own, or two callers at once would throw each other out. The random name of -r
+    // is drawn from the clock's seconds: callers of the same second would share it.
+    let own = format!("c{}", uuid::Uuid::new_v4().simple());
+    command.args(["-h", &own, "-sname", &site.name, "-c", &site.cookie()?, "-e"]);
     let output = run(&mut command, &format!("{expression}.\n"))?;
     let stdout = String::from_utf8_lossy(&output.stdout);
     match stdout.trim().strip_prefix("{ok, ").and_then(|rest| rest.strip_suffix('}')) {

@@ -1,126 +1,25 @@
 //! The script driver against real programs, each doing its worst.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod game;
+mod orphan;
+
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use goperation::{EndpointName, Error, JsonObject, MessageId, Reason, Result};
+use goperation::{EndpointName, Reason, Result};
 use goperation_agent::{
-    Config, EntityKey,
-    endpoint::{
-        Endpoints, Invocation, RunRecord, Subject, group_alive, kill_orphan, kill_orphans_of,
-    },
+    EntityKey,
+    endpoint::{Invocation, Subject},
     ports::{Protocol, Reserved},
 };
-use procfs::process::Process;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-/// Longer than any test may take, so that a program that is waited for is noticed.
-const FOREVER: &str = "sleep 1000";
-
-/// An endpoint `game` with one method `run` and, under other names, the programs of the tests.
-struct Game {
-    dir: TempDir,
-    endpoints: Endpoints,
-    message_id: MessageId,
-}
-
-/// `options` go into the method's TOML table.
-fn game(script: &str, options: &str) -> Game {
-    let dir = TempDir::new().unwrap();
-    let program = dir.path().join("run.sh");
-    fs::write(&program, script).unwrap();
-    let work = dir.path().join("work");
-    let text = format!(
-        r#"
-            work_dir = {work:?}
-            host = "h"
-            [endpoints.game]
-            env = {{ MODE = "fast" }}
-            [endpoints.game.methods]
-            run = {{ program = ["/bin/sh", {program:?}, "a b", "$HOME"] {options} }}
-            create = {{ program = ["/bin/true"], idempotent = true }}
-            status = {{ program = ["/bin/true"] }}
-        "#
-    );
-    let config = Config::from_toml(Path::new("agent.toml"), &text).unwrap();
-    Game { dir, endpoints: Endpoints::new(&config), message_id: MessageId::generate() }
-}
-
-impl Game {
-    fn invocation(&self, args: Value) -> Invocation {
-        Invocation {
-            method: "run".to_owned(),
-            message_id: self.message_id.clone(),
-            subject: None,
-            args: args.as_object().unwrap().clone(),
-        }
-    }
-
-    async fn run_with(&self, invocation: Invocation) -> Result<JsonObject> {
-        self.endpoints.get("game").unwrap().run(invocation).await
-    }
-
-    async fn run(&self) -> Result<JsonObject> {
-        self.run_with(self.invocation(json!({}))).await
-    }
-
-    async fn fails(&self) -> Error {
-        let error = self.run().await.unwrap_err();
-        assert_eq!(error.reason, Reason::MethodFailed, "{error:?}");
-        assert_eq!(error.metadata["message_id"], self.message_id.as_str());
-        assert_eq!(
-            (error.metadata["endpoint"].as_str(), error.metadata["method"].as_str()),
-            ("game", "run")
-        );
-        assert!(error.encode().len() < 8 * 1024, "it crosses gRPC in a header");
-        error
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("work/game").join(name)
-    }
-
-    /// The pid that the program wrote into a file of its folder.
-    async fn pid(&self, name: &str) -> i32 {
-        let path = self.path(name);
-        let read = || fs::read_to_string(&path).ok()?.trim().parse().ok();
-        let mut pid = None;
-        until("a pid is written", || {
-            pid = read();
-            pid.is_some()
-        })
-        .await;
-        pid.unwrap()
-    }
-}
-
-async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !done() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Whether a process is there and not dead.
-fn runs(pid: i32) -> bool {
-    Process::new(pid)
-        .and_then(|process| process.stat())
-        .is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
-}
-
-/// Whether a pid is there at all: a zombie is.
-fn exists(pid: i32) -> bool {
-    Process::new(pid).and_then(|process| process.stat()).is_ok()
-}
-
-fn text(object: &JsonObject, key: &str) -> String {
-    object[key].as_str().unwrap().to_owned()
-}
+use crate::game::{FOREVER, end, exists, game, runs, text, until};
 
 #[tokio::test]
 async fn input_comes_on_stdin_and_the_result_from_stdout() {
@@ -167,8 +66,10 @@ async fn an_entity_comes_with_its_home_and_ports() {
         ])
     );
 
-    let game2 =
-        self::game("echo \"$(pwd) $GOP_ENTITY $GOP_PORT_QUERY_UDP $GOP_PORT_2\" >&2; exit 1", "");
+    let game2 = crate::game::game(
+        "echo \"$(pwd) $GOP_ENTITY $GOP_PORT_QUERY_UDP $GOP_PORT_2\" >&2; exit 1",
+        "",
+    );
     game2.endpoints.get("game").unwrap().create_home(7).await.unwrap();
     let error =
         game2.run_with(Invocation { subject, ..game2.invocation(json!({})) }).await.unwrap_err();
@@ -298,7 +199,7 @@ async fn a_flood_is_stopped() {
 async fn output_up_to_the_bound_is_taken() {
     let game = game("printf '{\"a\":\"xy\"}'", ", max_output = 10");
     assert_eq!(text(&game.run().await.unwrap(), "a"), "xy");
-    let game = self::game("printf '{\"a\":\"xyz\"}'", ", max_output = 10");
+    let game = crate::game::game("printf '{\"a\":\"xyz\"}'", ", max_output = 10");
     assert!(game.fails().await.message.contains("wrote more than 10 bytes"));
 }
 
@@ -331,12 +232,6 @@ async fn a_child_that_lets_go_of_the_output_lives_on() {
     end(child);
 }
 
-/// Ends what a test left running on purpose.
-fn end(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
 #[tokio::test]
 async fn dropping_the_run_kills_the_group_and_leaves_no_zombie() {
     let game = game(&format!("{FOREVER} & echo $! >child; echo $$ >own; wait"), "");
@@ -361,7 +256,7 @@ async fn no_descriptor_is_inherited() {
     let _file = fs::File::create(game.dir.path().join("file")).unwrap();
     let _other = game.endpoints.get("game").unwrap();
     // Another method's pipes, at the same time.
-    let other = self::game(FOREVER, "");
+    let other = crate::game::game(FOREVER, "");
     let _running =
         other.endpoints.get("game").unwrap().start(other.invocation(json!({}))).await.unwrap();
     let error = game.fails().await;
@@ -444,90 +339,4 @@ async fn homes_are_made_and_removed_without_following_links() {
     assert!(endpoint.create_home(4).await.is_err());
     assert!(outside.join("precious").exists() && outside.join("3").exists());
     assert!(!outside.join("4").exists());
-}
-
-/// Starts a program as an agent does that then dies without killing it, and gives its record.
-async fn orphan(game: &Game, script: &str) -> (RunRecord, i32) {
-    let mut child = std::process::Command::new("/bin/sh");
-    use std::os::unix::process::CommandExt as _;
-    child.args(["-c", script]).current_dir(game.dir.path()).process_group(0);
-    child.env("GOP_MESSAGE_ID", game.message_id.as_str());
-    let child = child.spawn().unwrap();
-    let pid = i32::try_from(child.id()).unwrap();
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let start_time = Process::new(pid).unwrap().stat().unwrap().starttime;
-    let record = RunRecord { pid: child.id(), start_time, boot_id: boot_id.trim().to_owned() };
-    // Reaped by init in life, by this thread here.
-    std::thread::spawn(move || {
-        let mut child = child;
-        child.wait()
-    });
-    let path = game.dir.path().join("child");
-    until("the orphan runs", || fs::read_to_string(&path).is_ok_and(|pid| pid.ends_with('\n')))
-        .await;
-    let inner = fs::read_to_string(path).unwrap().trim().parse().unwrap();
-    (record, inner)
-}
-
-#[tokio::test]
-async fn the_record_of_a_run_is_that_of_its_process() {
-    let game = game(&format!("echo $$ >own; {FOREVER}"), "");
-    let endpoint = game.endpoints.get("game").unwrap();
-    let running = endpoint.start(game.invocation(json!({}))).await.unwrap();
-    let record = running.record().unwrap();
-    assert_eq!(i32::try_from(record.pid).unwrap(), game.pid("own").await);
-    assert!(group_alive(&record));
-    let stored: RunRecord = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
-    assert_eq!(stored, record);
-    assert!(kill_orphan(&record).await);
-    let error = running.wait().await.unwrap_err();
-    assert_eq!(error.metadata["signal"], "9");
-    assert!(!group_alive(&record));
-    assert!(!kill_orphan(&record).await);
-}
-
-#[tokio::test]
-async fn an_orphan_is_killed_only_by_its_own_record() {
-    let game = game("", "");
-    let (record, child) =
-        orphan(&game, &format!("trap '' TERM; {FOREVER} & echo $! >child; wait")).await;
-    let pid = i32::try_from(record.pid).unwrap();
-    for other in [
-        RunRecord { start_time: record.start_time + 1, ..record.clone() },
-        RunRecord { boot_id: "another boot".to_owned(), ..record.clone() },
-    ] {
-        assert!(!kill_orphan(&other).await);
-    }
-    // The child is not the leader of a group: a record never names it.
-    let inner = Process::new(child).unwrap().stat().unwrap().starttime;
-    let inner =
-        RunRecord { pid: u32::try_from(child).unwrap(), start_time: inner, ..record.clone() };
-    assert!(!kill_orphan(&inner).await);
-    assert!(runs(pid) && runs(child), "a pid alone kills nobody");
-    assert!(kill_orphan(&record).await);
-    assert!(!runs(pid) && !runs(child), "they are gone when it returns");
-}
-
-#[tokio::test]
-async fn orphans_without_a_record_are_found_by_their_message() {
-    let game = game("", "");
-    // The leader has ended, its child goes on.
-    let (record, child) = orphan(&game, &format!("{FOREVER} & echo $! >child")).await;
-    until("the leader has ended", || !group_alive(&record)).await;
-    assert!(!kill_orphan(&record).await);
-    assert_eq!(kill_orphans_of(&MessageId::generate()).await, 0);
-    assert!(runs(child));
-    assert_eq!(kill_orphans_of(&game.message_id).await, 1);
-    assert!(!runs(child));
-}
-
-#[tokio::test]
-async fn what_made_a_session_of_its_own_is_no_orphan() {
-    let game = game("", "");
-    let script = format!("setsid sh -c 'echo $$ >child; exec {FOREVER}' >/dev/null 2>&1 <&- &");
-    let (record, child) = orphan(&game, &script).await;
-    until("the leader has ended", || !group_alive(&record)).await;
-    assert_eq!(kill_orphans_of(&game.message_id).await, 0);
-    assert!(runs(child));
-    end(child);
 }

@@ -1,0 +1,22 @@
+//! The manager as its clients see it: a real server on port 0, a real store in a folder of its
+//! own, real clients. Only the bridge is played, by [`fake::Fake`]; whole systems with agents and
+//! brokers are tested at the top level.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod claim;
+mod delete_agent;
+mod delete_entity;
+mod edit;
+mod entity;
+mod fake;
+mod harness;
+mod index;
+mod lease;
+mod numbers;
+mod port;
+mod queue;
+mod real_bridge;
+mod register;
+mod server;
+mod sync;
