@@ -10,7 +10,7 @@ use goperation::{
 };
 use goperation_bridge::{Body, Kind, Message, Source};
 use rand::RngExt as _;
-use tokio::time::{Instant, interval, sleep, sleep_until};
+use tokio::time::{Instant, interval, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -19,8 +19,10 @@ use crate::{
     ports::Reserved, state::EntityPhase,
 };
 
-/// How often the lease is renewed; it lasts three times as long.
+/// How often the lease is renewed, unless a third of what the manager grants is shorter.
 const RENEW: Duration = Duration::from_secs(5);
+/// It is never renewed more often.
+const RENEW_SHORTEST: Duration = Duration::from_millis(100);
 /// How long a start waits for the manager before it goes on from the store.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time between two tries to reach the manager.
@@ -275,8 +277,8 @@ fn offset_to_wire(millis: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: millis / 1000, nanos })
 }
 
-/// Renews the lease once. Answers whether the agent is still on record.
-async fn renew(agent: &Agent) -> Result<bool> {
+/// Renews the lease once. Answers when to do so again; none when the agent is deleted.
+async fn renew(agent: &Agent) -> Result<Option<Duration>> {
     let last = agent
         .core
         .look(Operation::IsActive, |state| Ok(state.unreported.back().map(|t| t.sequence)))
@@ -299,12 +301,18 @@ async fn renew(agent: &Agent) -> Result<bool> {
     }
     if answer.deleted {
         agent.core.deleted_by_record().await?;
-        return Ok(false);
+        return Ok(None);
     }
-    if answer.sync || agent.wants_sync() {
-        return Ok(matches!(sync(agent).await?, Synced::Status(_)));
+    if (answer.sync || agent.wants_sync()) && matches!(sync(agent).await?, Synced::Deleted) {
+        return Ok(None);
     }
-    Ok(true)
+    Ok(Some(next_renewal(answer.lease)))
+}
+
+/// Two renewals may fail before the lease is over.
+fn next_renewal(lease: Option<prost_types::Duration>) -> Duration {
+    let lease = lease.and_then(|lease| Duration::try_from(lease).ok());
+    lease.map_or(RENEW, |lease| (lease / 3).clamp(RENEW_SHORTEST, RENEW))
 }
 
 /// The manager's time belongs to the middle of the round trip.
@@ -365,8 +373,9 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
             }
             _ = renewals.tick() => match shutdown.run_until_cancelled(renew(agent)).await {
                 None => return End::Stop,
-                Some(Ok(true)) => {}
-                Some(Ok(false)) => return End::Deleted,
+                Some(Ok(Some(next))) if next == renewals.period() => {}
+                Some(Ok(Some(next))) => renewals = interval_at(Instant::now() + next, next),
+                Some(Ok(None)) => return End::Deleted,
                 Some(Err(error)) => warn!(%error, "the lease was not renewed"),
             },
             _ = sweeps.tick() => match agent.journal.sweep(agent.core.manager_now()).await {

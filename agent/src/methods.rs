@@ -241,8 +241,7 @@ impl Agent {
                     .map(|name| EndpointName::parse("args.endpoint", &name))
                     .transpose()?;
                 let Free { ports, protocol, entity, .. } = free;
-                let freed =
-                    self.core.free(&ports, protocol, endpoint.as_ref(), entity).await?;
+                let freed = self.core.free(&ports, protocol, endpoint.as_ref(), entity).await?;
                 object(json!({"freed": ports_json(&freed.freed), "unknown": freed.unknown}))
             }
             Method::UpgradeAgent => {

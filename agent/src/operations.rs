@@ -303,3 +303,6 @@ fn check_no_entities(state: &State) -> Result<()> {
     .with("endpoint", &first.endpoint)
     .with("entity", first.number))
 }
+
+#[cfg(test)]
+mod tests;

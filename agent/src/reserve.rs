@@ -23,15 +23,15 @@ impl Core {
     pub(crate) async fn reserve(&self, key: &EntityKey, wishes: &[Wish]) -> Result<Vec<Reserved>> {
         let claim = self.claim_free(key, wishes).await?;
         self.change(Operation::FrozenPort, |state, txn| {
-                if !state.entities.contains_key(key) {
-                    state.ports.release_claim(claim);
-                    return Err(not_found(key));
-                }
-                let reserved = state.ports.commit(claim, key, goperation::now_millis());
-                state.put_reserved(&reserved, txn);
-                Ok(reserved)
-            })
-            .await
+            if !state.entities.contains_key(key) {
+                state.ports.release_claim(claim);
+                return Err(not_found(key));
+            }
+            let reserved = state.ports.commit(claim, key, goperation::now_millis());
+            state.put_reserved(&reserved, txn);
+            Ok(reserved)
+        })
+        .await
     }
 
     /// Claims ports that nothing else on the host holds.
@@ -70,10 +70,10 @@ impl Core {
         // `look` fails only on re-entry, and nothing is held here.
         drop(
             self.look(Operation::FreePorts, |state| {
-                    state.ports.release_claim(claim);
-                    Ok(())
-                })
-                .await,
+                state.ports.release_claim(claim);
+                Ok(())
+            })
+            .await,
         );
     }
 
@@ -89,11 +89,11 @@ impl Core {
         entity: Option<u32>,
     ) -> Result<Freed> {
         self.change(Operation::FreePorts, |state, txn| {
-                let freed = state.ports.free(ports, protocol, endpoint, entity);
-                state.put_freed(&freed.freed, txn);
-                Ok(freed)
-            })
-            .await
+            let freed = state.ports.free(ports, protocol, endpoint, entity);
+            state.put_freed(&freed.freed, txn);
+            Ok(freed)
+        })
+        .await
     }
 }
 

@@ -22,8 +22,11 @@ use crate::{
 const FIRST_BUSY_DELAY: Duration = Duration::from_millis(500);
 /// The first delay after which a silent agent is asked again; it doubles.
 const FIRST_PROBE_DELAY: Duration = Duration::from_secs(1);
-/// No delay grows beyond it: a lost queue is found in that time.
-const MAX_DELAY: Duration = Duration::from_secs(8);
+/// No delay before a busy agent is asked grows beyond it.
+const MAX_BUSY_DELAY: Duration = Duration::from_secs(8);
+/// No delay before a silent agent is asked grows beyond it: a lost queue is found in that time,
+/// and so is one that came back over a new connection.
+const MAX_PROBE_DELAY: Duration = Duration::from_secs(4);
 /// How often a lost queue, or a lost broker, is looked for.
 const LOST_DELAY: Duration = Duration::from_millis(250);
 /// A busy agent looks again for 0.5 s before it says so. What is sent later than this before the
@@ -207,7 +210,7 @@ impl<'a> Call<'a> {
                 self.open.insert(attempt);
                 self.delivered = true;
                 self.next_attempt = Instant::now() + self.probe_delay;
-                self.probe_delay = (self.probe_delay * 2).min(MAX_DELAY);
+                self.probe_delay = (self.probe_delay * 2).min(MAX_PROBE_DELAY);
             }
             Err(PublishError::NoQueue) if !self.delivered => return Err(self.no_queue().await),
             Err(failed) if !self.delivered => {
@@ -252,7 +255,7 @@ impl<'a> Call<'a> {
             return Err(self.ended("the agent is busy"));
         };
         let delay = self.busy_delay.mul_f64(rand::random_range(0.75..1.25));
-        self.busy_delay = (self.busy_delay * 2).min(MAX_DELAY);
+        self.busy_delay = (self.busy_delay * 2).min(MAX_BUSY_DELAY);
         self.probe_delay = FIRST_PROBE_DELAY;
         self.next_attempt = (now + delay).min(latest);
         Ok(())

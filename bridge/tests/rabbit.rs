@@ -18,3 +18,5 @@ mod retry;
 mod rights;
 #[path = "rabbit/support.rs"]
 mod support;
+#[path = "rabbit/zz_scratch.rs"]
+mod zz_scratch;

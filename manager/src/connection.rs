@@ -112,11 +112,7 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// The connections of `listener`, each held by `tracker` until it ends or `cut` is cancelled.
-    pub(crate) fn new(
-        listener: TcpListener,
-        cut: CancellationToken,
-        tracker: TaskTracker,
-    ) -> Self {
+    pub(crate) fn new(listener: TcpListener, cut: CancellationToken, tracker: TaskTracker) -> Self {
         Self { listener, cut, tracker, pause: None }
     }
 }

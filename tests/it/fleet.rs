@@ -26,7 +26,7 @@ use goperation_manager::BridgeLink;
 use goperation_store::{Options, SledStore, Store};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -97,9 +97,9 @@ impl Fleet {
         Self { dir, transport, channel, address, manager: (stop, manager), bridge, store }
     }
 
-    /// One more connection to the manager, as another process has it.
-    pub(crate) fn connection(&self) -> Channel {
-        connection(self.address)
+    /// Where the manager listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Folder that goes with the fleet.
@@ -109,23 +109,25 @@ impl Fleet {
 
     /// Starts an agent and waits until it is registered and has its first status.
     pub(crate) async fn agent(&self, host: &str, toml: &str) -> TestAgent {
-        self.agent_over(host, toml, Arc::clone(&self.transport)).await
+        let parts = Parts { transport: Arc::clone(&self.transport), manager: self.channel.clone() };
+        self.agent_on(host, toml, parts, &runtime::Handle::current()).await
     }
 
-    /// As [`Self::agent`], over a transport of its own, as in a process of its own.
-    pub(crate) async fn agent_over(
+    /// As [`Self::agent`], with parts and a runtime of its own, as in a process of its own.
+    pub(crate) async fn agent_on(
         &self,
         host: &str,
         toml: &str,
-        transport: Arc<dyn Transport>,
+        parts: Parts,
+        runtime: &runtime::Handle,
     ) -> TestAgent {
         let work_dir = self.path().join(host);
         let text =
             format!("work_dir = {work_dir:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n{toml}");
         let config = goperation_agent::Config::from_toml(Path::new("test.toml"), &text).unwrap();
         let stop = CancellationToken::new();
-        let parts = Parts { transport, manager: self.channel.clone() };
-        let (handle, living) = goperation_agent::start(config, parts, stop.clone()).await.unwrap();
+        let started = goperation_agent::start(config, parts, stop.clone());
+        let (handle, living) = runtime.spawn(started).await.unwrap().unwrap();
         let mut status = handle.watch_status();
         tokio::time::timeout(SOON, status.wait_for(|s| *s != AgentStatus::Initializing))
             .await
@@ -263,7 +265,8 @@ impl TestAgent {
     }
 }
 
-fn connection(address: SocketAddr) -> Channel {
+/// A connection to a manager, made when it is first needed.
+pub(crate) fn connection(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy()
 }
 

@@ -2,7 +2,11 @@
 //! One module for each thing that must hold.
 
 mod broker;
+mod delete;
+mod dev;
 mod fleet;
 mod gate;
+mod interrupted;
 mod offer;
+mod procs;
 mod rpc;

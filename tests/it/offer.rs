@@ -1,23 +1,29 @@
 //! CASTs offered at a steady rate, whatever becomes of them, and what was answered to each; and
 //! the outside ledger that says what really ran.
 //!
-//! Invariant: the rate is that of the clock. A slow answer delays no other CAST.
+//! Invariant: the rate is that of the clock. A slow answer delays no other CAST. Those who offer
+//! have a thread of their own, as if they were elsewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    thread,
     time::{Duration, Instant},
 };
 
-use goperation::{Error, Reason, v1};
+use goperation::{
+    Error, Reason,
+    v1::{self, bridge_service_client::BridgeServiceClient},
+};
 use goperation_bridge::QueueName;
 use goperation_harness::{Ledger, poll_until};
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
-use crate::fleet::{Fleet, TestAgent};
+use crate::fleet::{Fleet, TestAgent, connection};
 
 /// Connections over which they come.
 const CALLERS: usize = 8;
@@ -29,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(300);
 /// CASTs that are being offered.
 pub(crate) struct Offer {
     stop: CancellationToken,
-    task: JoinHandle<Answers>,
+    thread: thread::JoinHandle<Answers>,
 }
 
 /// What was answered.
@@ -56,57 +62,70 @@ type Answer = (String, Instant, Duration, Result<(), Error>);
 impl Offer {
     /// Begins to offer so many a second of the method `note`.
     pub(crate) fn start(fleet: &Fleet, target: &v1::Target, per_second: u32) -> Self {
-        let clients: Vec<_> = (0..CALLERS)
-            .map(|_| v1::bridge_service_client::BridgeServiceClient::new(fleet.connection()))
-            .collect();
-        let (target, stop) = (target.clone(), CancellationToken::new());
+        let (address, target) = (fleet.address(), target.clone());
+        let stop = CancellationToken::new();
         let ends = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut answers = Answers::default();
-            let mut waiting = JoinSet::new();
-            let mut tick = interval(TICK);
-            tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-            let start = Instant::now();
-            while !ends.is_cancelled() {
-                tick.tick().await;
-                let due = start.elapsed().as_secs_f64() * f64::from(per_second);
-                while (answers.offered as f64) < due {
-                    let number = answers.offered;
-                    answers.offered += 1;
-                    let mut client = clients[number % CALLERS].clone();
-                    let id = format!("offered-{number}");
-                    let request = v1::CastRequest {
-                        target: Some(target.clone()),
-                        method: "note".to_owned(),
-                        message_id: id.clone(),
-                        ..v1::CastRequest::default()
-                    };
-                    waiting.spawn(async move {
-                        let sent = Instant::now();
-                        let answer = client.cast(request).await;
-                        let answer = answer.map(drop).map_err(|s| Error::from_status(&s));
-                        (id, Instant::now(), sent.elapsed(), answer)
-                    });
-                }
-                answers.most_waiting = answers.most_waiting.max(waiting.len());
-                while let Some(answer) = waiting.try_join_next() {
-                    answers.add(answer.unwrap());
-                }
-            }
-            answers.took = start.elapsed();
-            while let Some(answer) = waiting.join_next().await {
-                answers.add(answer.unwrap());
-            }
-            answers
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let channels = (0..CALLERS).map(|_| connection(address)).collect();
+                offer(channels, target, per_second, ends).await
+            })
         });
-        Self { stop, task }
+        Self { stop, thread }
     }
 
     /// Offers no more and waits for the last answer.
     pub(crate) async fn end(self) -> Answers {
         self.stop.cancel();
-        self.task.await.unwrap()
+        let joined = spawn_blocking(|| self.thread.join()).await.unwrap();
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
+}
+
+async fn offer(
+    channels: Vec<Channel>,
+    target: v1::Target,
+    per_second: u32,
+    ends: CancellationToken,
+) -> Answers {
+    let clients: Vec<_> = channels.into_iter().map(BridgeServiceClient::new).collect();
+    let mut answers = Answers::default();
+    let mut waiting = JoinSet::new();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let start = Instant::now();
+    while !ends.is_cancelled() {
+        tick.tick().await;
+        let due = start.elapsed().as_secs_f64() * f64::from(per_second);
+        while (answers.offered as f64) < due {
+            let number = answers.offered;
+            answers.offered += 1;
+            let mut client = clients[number % CALLERS].clone();
+            let id = format!("offered-{number}");
+            let request = v1::CastRequest {
+                target: Some(target.clone()),
+                method: "note".to_owned(),
+                message_id: id.clone(),
+                ..v1::CastRequest::default()
+            };
+            waiting.spawn(async move {
+                let sent = Instant::now();
+                let answer = client.cast(request).await;
+                let answer = answer.map(drop).map_err(|s| Error::from_status(&s));
+                (id, Instant::now(), sent.elapsed(), answer)
+            });
+        }
+        answers.most_waiting = answers.most_waiting.max(waiting.len());
+        while let Some(answer) = waiting.try_join_next() {
+            answers.add(answer.unwrap());
+        }
+    }
+    answers.took = start.elapsed();
+    while let Some(answer) = waiting.join_next().await {
+        answers.add(answer.unwrap());
+    }
+    answers
 }
 
 impl Answers {
@@ -142,9 +161,8 @@ impl Answers {
         ledger: &Ledger,
         also: &[String],
     ) {
-        let answered = self.ok.len()
-            + self.unknown.len()
-            + self.refused.values().map(Vec::len).sum::<usize>();
+        let answered =
+            self.ok.len() + self.unknown.len() + self.refused.values().map(Vec::len).sum::<usize>();
         assert_eq!(answered, self.offered);
         let rate = self.offered as f64 / self.took.as_secs_f64();
         let refused: Vec<_> = self.refused.iter().map(|(why, ids)| (why, ids.len())).collect();

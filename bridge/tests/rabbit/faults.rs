@@ -58,8 +58,15 @@ async fn all_works_again_after_a_kill(kind: CastQueue) {
 
     node.kill().await;
     poll_until(SOON, "the cut is seen", async || !*subscription.connected.borrow()).await;
-    let refused = bridge.publish(&Route::Cast(known.clone()), &message(Kind::Cast, 2)).await;
-    assert!(matches!(refused, Err(PublishError::Unavailable(_))), "{refused:?}");
+    // The very first may meet the cut itself, which is an unknown outcome.
+    poll_until(SOON, "publishes are refused", async || {
+        match bridge.publish(&Route::Cast(known.clone()), &message(Kind::Cast, 2)).await {
+            Err(PublishError::Unavailable(_)) => true,
+            Err(PublishError::Unknown(_)) => false,
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
     unacknowledged.ack.ack().await;
 
     node.start_again().await;
@@ -82,7 +89,15 @@ async fn all_works_again_after_a_kill(kind: CastQueue) {
     process.publish(&Route::Reply("b1".into()), &message(Kind::Reply, 4)).await.unwrap();
     assert_eq!(number(&taken(&mut replies).await), 4);
     bridge.publish(&Route::Notify(name), &message(Kind::Notify, 5)).await.unwrap();
-    assert_eq!(number(&taken(&mut notes).await), 5);
+    // An acknowledgement is not synced: a kill may undo it, and the message comes again.
+    let note = next(&mut notes).await;
+    let note = if number(&note.message) == 0 {
+        assert!(note.redelivered);
+        next(&mut notes).await
+    } else {
+        note
+    };
+    assert_eq!(number(&note.message), 5);
     assert!(back.elapsed() < within, "{:?}", back.elapsed());
     process.close().await;
     bridge.close().await;

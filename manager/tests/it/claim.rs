@@ -1,8 +1,8 @@
 //! Claims of messages for any one agent.
 
 use futures::future::join_all;
-use goperation_store::{Scan, Store as _};
 use goperation::{Error, Reason, now_millis, to_timestamp, v1::*};
+use goperation_store::{Scan, Store as _};
 
 use crate::harness::{Manager, answer, secret, until};
 
@@ -78,7 +78,7 @@ async fn old_claims_are_removed() {
     claim(&manager, id, "h1", "new", 60_000).await.unwrap();
     let manager = manager.restart().await;
     until("only the new one is left", || async {
-        let claims = manager.store.scan(Scan::prefix(*b"m/claim")).await.unwrap();
+        let claims = manager.store().scan(Scan::prefix(*b"m/claim")).await.unwrap();
         // The claim, and when it ends.
         claims.len() == 2
     })

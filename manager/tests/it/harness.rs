@@ -13,8 +13,8 @@ use goperation::{
         entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
     },
 };
-use goperation_manager::{BridgeLink, Config, Parts, run};
 use goperation_bridge::{Bridge, BridgeConfig, Local, LocalConfig, Transport as _};
+use goperation_manager::{BridgeLink, Config, Parts, run};
 use goperation_store::{Options, SledStore, Store};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Manager {
     pub(crate) fake: Fake,
-    /// The manager's own store.
-    pub(crate) store: SledStore,
+    /// A handle on the manager's own store; the folder is free only without it.
+    store: Option<SledStore>,
     folder: Arc<TempDir>,
     config: Config,
     channel: Channel,
@@ -104,7 +104,16 @@ impl Manager {
         });
         let (address, store) = address.await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-        Self { fake, store, folder, config, channel, shutdown, runtime: Some(runtime), ended }
+        Self {
+            fake,
+            store: Some(store),
+            folder,
+            config,
+            channel,
+            shutdown,
+            runtime: Some(runtime),
+            ended,
+        }
     }
 
     /// Ends it as an operator does, and starts it again on the same store.
@@ -112,6 +121,7 @@ impl Manager {
         self.shutdown();
         self.wait_end().await.unwrap();
         let runtime = self.runtime.take().unwrap();
+        self.store = None;
         tokio::task::spawn_blocking(move || drop(runtime)).await.unwrap();
         Self::over(self.folder.clone(), self.config.clone(), self.fake.clone(), false).await
     }
@@ -119,8 +129,13 @@ impl Manager {
     /// Kills it in the middle of whatever it does, and starts it again on the same store.
     pub(crate) async fn crash(mut self) -> Self {
         let runtime = self.runtime.take().unwrap();
+        self.store = None;
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(PATIENCE)).await.unwrap();
         Self::over(self.folder.clone(), self.config.clone(), self.fake.clone(), false).await
+    }
+
+    pub(crate) fn store(&self) -> &SledStore {
+        self.store.as_ref().unwrap()
     }
 
     pub(crate) fn shutdown(&self) {
@@ -215,7 +230,10 @@ impl Manager {
         )
     }
 
-    pub(crate) async fn renew(&self, request: RenewAgentRequest) -> Result<RenewAgentResponse, Error> {
+    pub(crate) async fn renew(
+        &self,
+        request: RenewAgentRequest,
+    ) -> Result<RenewAgentResponse, Error> {
         answer(self.agents().renew_agent(request).await)
     }
 

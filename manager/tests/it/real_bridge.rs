@@ -48,7 +48,10 @@ async fn notifications_wait_for_their_receiver() {
     let mut stream = answer(manager.bridge().receive(request).await).unwrap();
     let received = stream.next().await.unwrap().unwrap();
     assert_eq!(received.message_id, sent.message_id);
-    let tokens =
-        AcknowledgeRequest { queue: "news".to_owned(), ack_tokens: vec![received.ack_token], requeue: false };
+    let tokens = AcknowledgeRequest {
+        queue: "news".to_owned(),
+        ack_tokens: vec![received.ack_token],
+        requeue: false,
+    };
     assert!(answer(manager.bridge().acknowledge(tokens).await).unwrap().unknown.is_empty());
 }

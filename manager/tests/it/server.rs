@@ -108,7 +108,7 @@ async fn what_does_not_end_is_broken_off_when_time_is_up() {
 async fn a_manager_whose_store_has_failed_ends() {
     let mut manager = Manager::start().await;
     manager.register("h1").await;
-    manager.store.close().await;
+    manager.store().close().await;
     let error = manager.try_register("h2", &secret("h2")).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable);
     let ended = manager.wait_end().await.unwrap_err();

@@ -191,6 +191,14 @@ impl GopProcess {
         }
     }
 
+    /// How it ended, if it has.
+    ///
+    /// # Panics
+    /// The system refuses to say.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap_or_else(|error| panic!("looking at gop: {error}"))
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -1,0 +1,172 @@
+//! `gop dev` as a newcomer meets it: the README's tour, pasted, and grpcurl on both transports.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use goperation_harness::{GopProcess, RabbitNode, gop, grpcurl, poll_until};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::fleet::SOON;
+
+/// A `gop dev` on a free port.
+async fn dev(args: &[&str]) -> (GopProcess, String) {
+    let args = [&["dev", "--listen", "127.0.0.1:0"], args].concat();
+    let process = GopProcess::spawn(args).await;
+    let address = process
+        .ready_line()
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("http://"))
+        .expect("the ready line has the address")
+        .to_owned();
+    (process, address)
+}
+
+/// A command of the tour with what the README shows of its output.
+struct Shown {
+    command: String,
+    output: Vec<String>,
+}
+
+/// The console blocks of a section of the README.
+fn shown(section: &str) -> Vec<Shown> {
+    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let section = readme.split(&format!("\n## {section}\n")).nth(1).expect("the section is there");
+    let section = section.split("\n## ").next().unwrap();
+    let mut shown: Vec<Shown> = Vec::new();
+    let mut inside = false;
+    for line in section.lines() {
+        if line.starts_with("```") {
+            inside = line == "```console";
+        } else if let (true, Some(command)) = (inside, line.strip_prefix("$ ")) {
+            shown.push(Shown { command: command.to_owned(), output: Vec::new() });
+        } else if let (true, Some(last)) = (inside, shown.last_mut()) {
+            last.output.push(line.to_owned());
+        }
+    }
+    shown
+}
+
+/// What differs from run to run: ids, pids, times, folders.
+fn blurred(line: &str) -> String {
+    let mut words = Vec::new();
+    for word in line.split_whitespace() {
+        let bare = word.trim_matches(|c: char| ",\"".contains(c));
+        let is_id = bare.len() == 32 && bare.chars().all(|c| c.is_ascii_hexdigit());
+        let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.contains('T');
+        let blur = is_id || is_time || bare.contains("/gop-dev-");
+        words.push(if blur { "…" } else { word });
+    }
+    let line = words.join(" ");
+    if line.starts_with("\"pid\":") { "\"pid\": …".to_owned() } else { line }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_the_readme_is_true() {
+    let (process, address) = dev(&["--agents", "2"]).await;
+    let mut tour = shown("A tour");
+    assert!(tour.len() > 20, "the tour was not found");
+    assert!(tour.remove(0).command.starts_with("cargo run --release -- dev"));
+    let server = format!("http://{address}");
+    for step in tour {
+        let words = step.command.strip_prefix("gop ").expect("a gop command");
+        let wanted: Vec<_> = step.output.iter().map(|line| blurred(line)).collect();
+        let mut got = Vec::new();
+        // What a CAST does is seen a moment later.
+        let reads = words.contains(" said");
+        poll_until(SOON, &format!("`{}` shows what the README shows", step.command), async || {
+            let out = Command::new("sh")
+                .args(["-c", &format!("exec \"$GOP\" {words} 2>&1")])
+                .env("GOP", gop())
+                .env("GOP_SERVER", &server)
+                .stdin(Stdio::null())
+                .output()
+                .await
+                .unwrap();
+            got = String::from_utf8_lossy(&out.stdout).lines().map(blurred).collect();
+            got == wanted || !reads
+        })
+        .await;
+        assert_eq!(got, wanted, "`{}`", step.command);
+    }
+    end(process).await;
+}
+
+async fn end(mut process: GopProcess) {
+    process.signal(Signal::INT);
+    let status = process.wait(Duration::from_secs(20)).await;
+    assert_eq!(status.code(), Some(0), "gop dev ends with 0: {}", process.log());
+}
+
+async fn grpc(address: &str, method: &str, data: Value) -> Result<Value, String> {
+    let out = Command::new(grpcurl())
+        .args(["-plaintext", "-emit-defaults", "-d", &data.to_string(), address])
+        .arg(format!("goperation.v1.{method}"))
+        .output()
+        .await
+        .unwrap();
+    if out.status.success() {
+        Ok(serde_json::from_slice(&out.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+}
+
+async fn grpcurl_tour(args: &[&str]) {
+    let (process, address) = dev(args).await;
+    let list =
+        Command::new(grpcurl()).args(["-plaintext", &address, "list"]).output().await.unwrap();
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    for service in ["Agent", "Bridge", "Endpoint", "Entity", "Port"] {
+        assert!(list.contains(&format!("goperation.v1.{service}Service")), "{list}");
+    }
+    assert!(list.contains("grpc.health.v1.Health"), "{list}");
+
+    let refused = json!({"endpoint": "sample", "agentId": 1});
+    let refused = grpc(&address, "EntityService/CreateEntity", refused).await.unwrap_err();
+    assert!(refused.contains("AGENT_NOT_ACTIVE"), "{refused}");
+    for id in [1, 2] {
+        let agent = grpc(&address, "AgentService/ActivateAgent", json!({"id": id})).await.unwrap();
+        assert_eq!(agent["agent"]["state"], "AGENT_STATE_ACTIVE");
+    }
+    let create = json!({"endpoint": "sample", "agentId": 1, "ports": [{"name": "game"}]});
+    let created = grpc(&address, "EntityService/CreateEntity", create).await.unwrap();
+    let number = created["entity"]["number"].clone();
+    assert_eq!(created["entity"]["state"], "ENTITY_STATE_READY");
+    assert_eq!(created["entity"]["ports"][0]["name"], "game");
+
+    let target = json!({"topic": "agent.application", "host": "dev1", "namespace": "sample"});
+    let call = json!({"target": target, "method": "echo", "args": {"entity": number, "x": 1}});
+    let called = grpc(&address, "BridgeService/Call", call).await.unwrap();
+    assert_eq!(called["result"]["args"]["x"], 1);
+
+    let all = json!({"topic": "agent.application", "fanout": true, "namespace": "sample"});
+    let cast = json!({"target": all, "method": "say", "args": {"text": "everyone"}});
+    grpc(&address, "BridgeService/Cast", cast).await.unwrap();
+    for host in ["dev1", "dev2"] {
+        poll_until(SOON, "the broadcast reached everyone", async || {
+            let target = json!({"topic": "agent.application", "host": host, "namespace": "sample"});
+            let said = json!({"target": target, "method": "said"});
+            let said = grpc(&address, "BridgeService/Call", said).await.unwrap();
+            said["result"]["last"] == "everyone"
+        })
+        .await;
+    }
+    let delete = json!({"endpoint": "sample", "number": number});
+    grpc(&address, "EntityService/DeleteEntity", delete.clone()).await.unwrap();
+    let gone = grpc(&address, "EntityService/ShowEntity", delete).await.unwrap_err();
+    assert!(gone.contains("ENTITY_NOT_FOUND"), "{gone}");
+    end(process).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpcurl_on_the_embedded_transport() {
+    grpcurl_tour(&["--agents", "2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpcurl_on_rabbitmq() {
+    let uri = RabbitNode::shared().await.new_vhost().await.uri;
+    grpcurl_tour(&["--agents", "2", "--broker", &uri]).await;
+}
