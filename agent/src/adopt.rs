@@ -43,7 +43,7 @@ pub struct Adopted {
 /// # Errors
 /// See [`AdoptError`].
 pub async fn adopt(config: &Config) -> Result<Adopted, AdoptError> {
-    let sled = open(config)?;
+    let sled = open(config).await?;
     let adopted = in_store(Arc::new(sled.clone()), config).await;
     sled.close().await;
     adopted

@@ -1,19 +1,19 @@
 //! What every part of a running agent shares.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use goperation::{MANAGER_NAMESPACE, Result};
 use goperation_bridge::{Address, Message, Transport};
 use goperation_store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config, core::Core, counters::Counters, endpoint::Endpoints, journal::Journal,
-    manager::ManagerLink, methods, waiters::Waiters,
+    manager::ManagerLink, methods, removals::Removals, waiters::Waiters,
 };
 
 /// One running agent.
@@ -29,6 +29,10 @@ pub(crate) struct Agent {
     pub(crate) manager: ManagerLink,
     pub(crate) waiters: Waiters,
     pub(crate) counters: Counters,
+    /// What the manager's record does not have.
+    pub(crate) removals: Removals,
+    /// Whether every queue is consumed; set once it is subscribed.
+    pub(crate) connected: OnceLock<watch::Receiver<bool>>,
     /// Places for endpoint methods that run at a time.
     pub(crate) running: Semaphore,
     /// Cancelled when the agent shall stop; ends waits of jobs that have not started.

@@ -37,9 +37,17 @@ const MAX_ARRIVING: usize = 4096;
 /// Answers, resends and claims that are on their way, at most.
 const MAX_ERRANDS: usize = 8192;
 
-/// Orders the jobs of one entity.
-type OrderKey = (String, u32);
+/// Orders what is done with one entity.
+pub(crate) type OrderKey = (String, u32);
 type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>)> + Send>>;
+
+/// What is done in the order of its entity.
+#[derive(Debug)]
+enum Work {
+    Job(Job),
+    /// The manager's record does not have the entity.
+    Remove(OrderKey),
+}
 
 /// The dispatcher of one agent.
 #[derive(Debug)]
@@ -49,8 +57,8 @@ pub(crate) struct Dispatcher {
     /// Waiting for the second look of the gate; all wait equally long, so the first is due first.
     held: VecDeque<(Instant, Delivery)>,
     arriving: FuturesOrdered<Arriving>,
-    /// Jobs waiting for the one before them on the same entity. A key is there while one runs.
-    orders: HashMap<OrderKey, VecDeque<Job>>,
+    /// Work waiting for what is before it on the same entity. A key is there while one runs.
+    orders: HashMap<OrderKey, VecDeque<Work>>,
     jobs: JoinSet<Option<OrderKey>>,
     /// Answers, resends and claims that are on their way.
     errands: JoinSet<()>,
@@ -86,6 +94,7 @@ impl Dispatcher {
             self.enqueue(job);
         }
         let mut status = self.agent.core.watch_status();
+        let agent = Arc::clone(&self.agent);
         loop {
             let due = self.held.front().map(|(due, _)| *due);
             let room = self.arriving.len() < MAX_ARRIVING && self.errands.len() < MAX_ERRANDS;
@@ -102,6 +111,9 @@ impl Dispatcher {
                     self.second_look().await;
                 }
                 Some(delivery) = self.claimed.1.recv() => self.accept(delivery, true).await,
+                keys = agent.removals.next() => for key in keys {
+                    self.enqueue_as(Work::Remove(key.clone()), Some(key));
+                },
                 delivery = subscription.deliveries.recv(), if room => match delivery {
                     Some(delivery) => self.admit(delivery).await,
                     None => break,
@@ -285,20 +297,28 @@ impl Dispatcher {
     }
 
     fn enqueue(&mut self, job: Job) {
-        let Some(key) = order_key(&job.message) else { return self.start(job, None) };
+        let key = order_key(&job.message);
+        self.enqueue_as(Work::Job(job), key);
+    }
+
+    fn enqueue_as(&mut self, work: Work, key: Option<OrderKey>) {
+        let Some(key) = key else { return self.start(work, None) };
         match self.orders.get_mut(&key) {
-            Some(waiting) => waiting.push_back(job),
+            Some(waiting) => waiting.push_back(work),
             None => {
                 self.orders.insert(key.clone(), VecDeque::new());
-                self.start(job, Some(key));
+                self.start(work, Some(key));
             }
         }
     }
 
-    fn start(&mut self, job: Job, key: Option<OrderKey>) {
+    fn start(&mut self, work: Work, key: Option<OrderKey>) {
         let agent = Arc::clone(&self.agent);
         self.jobs.spawn(async move {
-            agent.run_job(job).await;
+            match work {
+                Work::Job(job) => agent.run_job(job).await,
+                Work::Remove(key) => agent.remove(&key).await,
+            }
             key
         });
     }

@@ -3,7 +3,7 @@
 //! Invariant: an entity is on disk before its create method runs, so its ports are never lost; a
 //! creation that failed leaves nothing, one that was interrupted stays as FAILED.
 
-use goperation::{EndpointName, Error, JsonObject, Reason, Result};
+use goperation::{EndpointName, Error, JsonObject, MessageId, Reason, Result};
 use goperation_bridge::{Body, Message};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -243,21 +243,24 @@ impl Agent {
             .await
     }
 
-    /// Deletes an entity that the manager's record does not have.
+    /// Deletes an entity of which no message says so.
     ///
     /// # Errors
     /// What its delete method ends with.
-    pub(crate) async fn remove_unrecorded(&self, endpoint: &str, number: u32) -> Result<()> {
+    pub(crate) async fn delete_unrecorded(
+        &self,
+        id: MessageId,
+        endpoint: &str,
+        number: u32,
+        args: JsonObject,
+    ) -> Outcome {
         let message = Message {
+            id,
             namespace: endpoint.to_owned(),
             method: DELETE.to_owned(),
             ..crate::life::internal_message()
         };
-        let delete = Member { entity: number, args: JsonObject::new() };
-        match self.delete_entity(&message, delete).await {
-            Err(error) if error.reason == Reason::EntityNotFound => Ok(()),
-            outcome => outcome.map(drop),
-        }
+        self.delete_entity(&message, Member { entity: number, args }).await
     }
 }
 

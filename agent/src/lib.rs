@@ -30,6 +30,7 @@ mod manager;
 mod methods;
 mod operations;
 mod port_keeper;
+mod removals;
 mod reserve;
 mod start;
 mod state;

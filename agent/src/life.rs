@@ -80,6 +80,8 @@ pub(crate) async fn live(
         .subscribe(Source::Agent(agent.address.clone()), agent.config.prefetch)
         .await
         .map_err(|e| RunError::Start(Error::new(Reason::BrokerUnavailable, e.to_string())))?;
+    // Set once: an agent lives once.
+    let _ = agent.connected.set(subscription.connected.clone());
     let stop = CancellationToken::new();
     let dispatcher =
         tokio::spawn(Dispatcher::new(Arc::clone(&agent)).run(jobs, subscription, stop.clone()));
@@ -227,13 +229,7 @@ async fn sync(agent: &Agent) -> Result<Synced> {
     agent.seen_manager_generation(answer.manager_generation);
     for name in &answer.remove {
         let number = u32::try_from(name.number).unwrap_or(0);
-        match agent.remove_unrecorded(&name.endpoint, number).await {
-            Ok(()) => info!(endpoint = %name.endpoint, entity = number, "removed: not on record"),
-            Err(error) => {
-                warn!(endpoint = %name.endpoint, entity = number, %error, "not removed");
-                agent.sync_again();
-            }
-        }
+        agent.removals.ask((name.endpoint.clone(), number));
     }
     AgentStatus::from_number(answer.status).map(Synced::Status).ok_or_else(|| {
         Error::new(Reason::Internal, format!("the manager holds a status {}", answer.status))

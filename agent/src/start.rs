@@ -1,6 +1,6 @@
 //! The entry to the library: opens the store, builds the agent, and lives.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use goperation::{AgentStatus, Result, Secret, now_millis};
 use goperation_bridge::{Address, Transport};
@@ -24,6 +24,7 @@ use crate::{
     life,
     lock::Operation,
     manager::ManagerLink,
+    removals::Removals,
     state::{Because, State, scan_all},
     waiters::Waiters,
 };
@@ -66,6 +67,12 @@ impl Handle {
     #[must_use]
     pub fn watch_status(&self) -> watch::Receiver<AgentStatus> {
         self.0.core.watch_status()
+    }
+
+    /// Whether it consumes all of its queues now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.connected.get().is_some_and(|connected| *connected.borrow())
     }
 
     /// What went through it since its start.
@@ -128,7 +135,7 @@ pub async fn start(
     parts: Parts,
     shutdown: CancellationToken,
 ) -> Result<(Handle, JoinHandle<Result<Exit, RunError>>), RunError> {
-    let sled = open(&config)?;
+    let sled = open(&config).await?;
     let store: Arc<dyn Store> = Arc::new(sled.clone());
     let agent = match build(config, parts, store).await {
         Ok(agent) => Arc::new(agent),
@@ -146,9 +153,10 @@ pub async fn start(
     Ok((handle, living))
 }
 
-pub(crate) fn open(config: &Config) -> Result<SledStore, RunError> {
+pub(crate) async fn open(config: &Config) -> Result<SledStore, RunError> {
     let options = Options::new(config.data_dir.join("store")).durability(config.durability);
-    Ok(SledStore::open(options)?)
+    let opened = tokio::task::spawn_blocking(|| SledStore::open(options)).await;
+    Ok(opened.unwrap_or(Err(goperation_store::Error::Closed))?)
 }
 
 async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Agent, RunError> {
@@ -183,6 +191,8 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
         transport: parts.transport,
         waiters: Waiters::default(),
         counters: Counters::default(),
+        removals: Removals::default(),
+        connected: OnceLock::new(),
         running: Semaphore::new(config.max_in_flight),
         stopping: CancellationToken::new(),
         restart: CancellationToken::new(),

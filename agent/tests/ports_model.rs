@@ -22,7 +22,7 @@ use goperation_agent::{
     EntityKey, PortKeeper,
     ports::{PortRanges, Protocol, Reserved, Wish},
 };
-use goperation_store::{Options, SledStore};
+use goperation_store::{Options, SledStore, Store as _, Txn};
 use proptest::prelude::*;
 
 use self::points::{Point, Points};
@@ -373,4 +373,27 @@ async fn reservations_of_64_callers_share_commits() {
     assert_eq!(transactions, 64 * 3);
     assert!(groups * 3 <= transactions, "{transactions} transactions took {groups} commits");
     sled.close().await;
+}
+
+/// The proof that the model sees half a reservation, also one that nobody was told of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "half of")]
+async fn half_a_reservation_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let nothing: BTreeMap<_, _> = (0..ENTITIES).map(|n| (n, Holding::new())).collect();
+    let world = World::open(folder.path(), nothing.clone()).await;
+    world.keeper.add_entity(&entity(0)).await.unwrap();
+    let op = Op::Reserve(vec![Wish {
+        port: None,
+        protocol: Protocol::Both,
+        count: 1,
+        name: String::new(),
+    }]);
+    let answer = world.run(0, &op).await;
+    let Answer::Reserved(rows) = answer else { panic!("{answer:?}") };
+    let key = [b"s/port/udp/".as_slice(), &rows[0].port.to_be_bytes()].concat();
+    let gone = Txn::new().delete(key.clone());
+    assert!(world.sled.get(key).await.unwrap().is_some(), "no such row");
+    world.sled.commit(gone).await.unwrap();
+    world.reopen(&nothing, &[(0, &op)]).await;
 }

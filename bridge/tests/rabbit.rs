@@ -18,5 +18,3 @@ mod retry;
 mod rights;
 #[path = "rabbit/support.rs"]
 mod support;
-#[path = "rabbit/zz_scratch.rs"]
-mod zz_scratch;

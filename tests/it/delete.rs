@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
-use goperation::{AgentStatus, Reason, Secret, v1};
+use goperation::{AgentStatus, Error, Reason, Secret, v1};
 use goperation_harness::poll_until;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::{task::JoinHandle, time::sleep};
 
 use crate::{
     fleet::SOON,
@@ -438,6 +438,29 @@ async fn heavy_agent_killed_at_each_step_of_delete() {
     site.stop().await;
 }
 
+/// A delete of an agent that stands still: its intent is recorded, for a second one was refused.
+async fn begun(site: &Site, id: i32) -> JoinHandle<Result<(), Error>> {
+    let mut deletes = [(); 2].map(|()| {
+        let mut client = site.agents();
+        tokio::spawn(async move {
+            let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
+            let deleted = client.delete_agent(request).await;
+            deleted.map(drop).map_err(|status| Error::from_status(&status))
+        })
+    });
+    poll_until(SOON, "one of two deletes ends", async || {
+        deletes.iter().any(JoinHandle::is_finished)
+    })
+    .await;
+    if deletes[1].is_finished() {
+        deletes.swap(0, 1);
+    }
+    let [refused, waiting] = deletes;
+    let error = refused.await.unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::StateRefused, "{error}");
+    waiting
+}
+
 /// One side stands still while the other dies: the states that a sweep hits only by luck.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_side_stopped_the_other_killed() {
@@ -446,15 +469,7 @@ async fn one_side_stopped_the_other_killed() {
 
     // The intent is recorded and the precommit is on its way when the manager dies.
     agent.process().signal(Signal::STOP);
-    let (mut client, id) = (site.agents(), agent.id);
-    let delete = tokio::spawn(async move {
-        let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
-        client.delete_agent(request).await
-    });
-    poll_until(SOON, "the intent is recorded", async || {
-        site.delete(id).await.is_err_and(|error| error.reason == Reason::StateRefused)
-    })
-    .await;
+    let delete = begun(&site, agent.id).await;
     site.kill_manager();
     delete.await.unwrap().unwrap_err();
     site.start_manager().await;
@@ -466,15 +481,7 @@ async fn one_side_stopped_the_other_killed() {
     // The agent dies with the precommit unread; started again it gets it once more, and the
     // delete that waits goes on.
     agent.process().signal(Signal::STOP);
-    let mut client = site.agents();
-    let delete = tokio::spawn(async move {
-        let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
-        client.delete_agent(request).await.map(drop)
-    });
-    poll_until(SOON, "the intent is recorded", async || {
-        site.delete(id).await.is_err_and(|error| error.reason == Reason::StateRefused)
-    })
-    .await;
+    let delete = begun(&site, agent.id).await;
     agent.kill();
     agent.start_or_end().await;
     let answer = delete.await.unwrap();
@@ -502,15 +509,7 @@ async fn one_side_stopped_the_other_killed() {
     // The manager dies after its answer and before the queues are removed; the lease is over when
     // nobody can believe in it any more.
     agent.process().signal(Signal::STOP);
-    let (mut client, id) = (site.agents(), agent.id);
-    let delete = tokio::spawn(async move {
-        let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
-        client.delete_agent(request).await.map(drop)
-    });
-    poll_until(SOON, "the intent is recorded", async || {
-        site.delete(id).await.is_err_and(|error| error.reason == Reason::StateRefused)
-    })
-    .await;
+    let delete = begun(&site, agent.id).await;
     agent.process().signal(Signal::CONT);
     delete.await.unwrap().unwrap();
     site.kill_manager();

@@ -1,6 +1,8 @@
 //! Whole-system tests: a real manager, real agents and a real RabbitMQ, on loopback and port 0.
 //! One module for each thing that must hold.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod broker;
 mod delete;
 mod dev;

@@ -2,7 +2,7 @@
 //! keeps messages from.
 
 use goperation::EndpointName;
-use goperation_store::{Options, Row, SledStore, Store};
+use goperation_store::{Options, Row, SledStore};
 use tempfile::TempDir;
 
 use super::*;

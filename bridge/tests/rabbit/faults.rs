@@ -41,7 +41,10 @@ async fn all_works_again_after_a_kill(kind: CastQueue) {
     connected(&mut replies, SOON).await;
     connected(&mut notes, SOON).await;
     let early = message(Kind::Notify, 0);
-    bridge.publish(&Route::Notify(name.clone()), &early).await.unwrap();
+    poll_for(SOON, "the bridge publishes", async || {
+        bridge.publish(&Route::Notify(name.clone()), &early).await.ok()
+    })
+    .await;
     assert_eq!(number(&taken(&mut notes).await), 0);
     // Confirmed and not yet taken: it must survive.
     let held = message(Kind::Cast, 1);

@@ -8,19 +8,17 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
 };
 
-use goperation::{AgentStatus, ConfigError};
+use goperation::ConfigError;
 use goperation_agent::{Config, Exit, Handle, Parts, RunError};
-use goperation_bridge::{Address, Transport};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{
-    fleet::{LOOK, consumes, is_online},
+    fleet::{LOOK, is_online},
     setup::{Signals, broker, channel, failed, load, rabbit, say_ready},
 };
 use crate::{error::Error, output::Output};
@@ -54,13 +52,13 @@ pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
 
 /// Lives to the end, and says `ready` once the agent is online and consumes.
 async fn live(config: Config, parts: Parts, stop: CancellationToken) -> Result<Exit, Error> {
-    let address = Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
-    let (manager, transport) = (parts.manager.clone(), Arc::clone(&parts.transport));
+    let who = format!("type={} host={}", config.agent_type, config.host);
+    let manager = parts.manager.clone();
     let (running, mut living) =
         goperation_agent::start(config, parts, stop).await.map_err(run_error)?;
     let ready = async {
-        let id = online(&running, &manager, &transport, &address).await;
-        say_ready(&format!("ready agent={id} type={} host={}", address.agent_type, address.host))
+        let id = online(&running, &manager).await;
+        say_ready(&format!("ready agent={id} {who}"))
     };
     let ended = tokio::select! {
         ended = &mut living => ended,
@@ -76,19 +74,12 @@ async fn live(config: Config, parts: Parts, stop: CancellationToken) -> Result<E
 }
 
 /// Waits until an agent is online at the manager and consumes; answers its number.
-async fn online(
-    running: &Handle,
-    manager: &Channel,
-    transport: &Arc<dyn Transport>,
-    address: &Address,
-) -> i32 {
+async fn online(running: &Handle, manager: &Channel) -> i32 {
     loop {
-        let started = *running.watch_status().borrow() != AgentStatus::Initializing;
         let id = running.agent_id().and_then(|id| i32::try_from(id).ok());
         if let Some(id) = id
-            && started
+            && running.is_connected()
             && is_online(manager, id).await
-            && consumes(transport, address).await
         {
             return id;
         }

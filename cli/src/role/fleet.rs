@@ -5,12 +5,9 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use goperation::{
-    AgentStatus,
-    v1::{ShowAgentRequest, agent_service_client::AgentServiceClient},
-};
+use goperation::v1::{ShowAgentRequest, agent_service_client::AgentServiceClient};
 use goperation_agent::{Config, Exit, Handle, Parts};
-use goperation_bridge::{Address, QueueName, Transport};
+use goperation_bridge::Transport;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -57,8 +54,7 @@ pub(super) async fn run(
         let until = Instant::now() + READY;
         let mut waiting = Vec::new();
         for config in agents {
-            let address =
-                Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
+            let host = config.host.to_string();
             let (sender, stage) = watch::channel(Stage::Starting);
             let (transport, channel) = (Arc::clone(&transport), manager.clone());
             let stop = stop.clone();
@@ -68,14 +64,12 @@ pub(super) async fn run(
                 ended
             });
             wait(&stage, until, async |_| true).await?;
-            waiting.push((address, stage));
+            waiting.push((host, stage));
         }
         let mut online = Vec::new();
-        for (agent, stage) in waiting {
-            let good =
-                async |id| is_online(&manager, id).await && consumes(&transport, &agent).await;
-            if wait(&stage, until, good).await? {
-                online.push(agent.host.to_string());
+        for (host, stage) in waiting {
+            if wait(&stage, until, async |id| is_online(&manager, id).await).await? {
+                online.push(host);
             }
         }
         let (folder, agents) = (folder.display(), online.join(","));
@@ -143,7 +137,7 @@ async fn keep(
     }
 }
 
-/// Waits until an agent has a number and `good` says yes to it; says no when it is deleted.
+/// Waits until an agent has a number, consumes, and `good` says yes to it; says no when it is deleted.
 async fn wait(
     stage: &watch::Receiver<Stage>,
     until: Instant,
@@ -156,10 +150,9 @@ async fn wait(
             Stage::Failed => return Err(Error::Failed("an agent has failed".to_owned())),
             Stage::Starting => {}
             Stage::Running(agent) => {
-                let started = *agent.watch_status().borrow() != AgentStatus::Initializing;
                 let id = agent.agent_id().and_then(|id| i32::try_from(id).ok());
                 if let Some(id) = id
-                    && started
+                    && agent.is_connected()
                     && good(id).await
                 {
                     return Ok(true);
@@ -180,10 +173,4 @@ async fn wait(
 pub(super) async fn is_online(manager: &Channel, id: i32) -> bool {
     let shown = AgentServiceClient::new(manager.clone()).show_agent(ShowAgentRequest { id }).await;
     shown.is_ok_and(|shown| shown.into_inner().agent.is_some_and(|agent| agent.online))
-}
-
-/// Whether an agent consumes: its CALL queue is there.
-pub(super) async fn consumes(transport: &Arc<dyn Transport>, agent: &Address) -> bool {
-    let name = QueueName::Call(agent.clone());
-    matches!(transport.queue(&name).await, Ok(Some(queue)) if queue.consumers > 0)
 }

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use goperation_bridge::{Bridge, BridgeConfig, Transport, rabbit::RabbitConfig};
-use goperation_manager::{BridgeAt, BridgeLink, Broker, Config, Parts};
+use goperation_bridge::{Bridge, BridgeConfig, Transport};
+use goperation_manager::{BridgeAt, BridgeLink, Config, Parts};
 use goperation_store::{Options, SledStore};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::setup::{
-    Signals, bind, broker, check_listen, embedded, failed, load, open_store, rabbit, with_ready,
+    Signals, bind, check_listen, embedded, failed, load, open_store, rabbit, with_ready,
 };
 use crate::{args::Server, error::Error};
 
@@ -19,16 +19,12 @@ use crate::{args::Server, error::Error};
 pub(crate) async fn run(args: Server) -> Result<(), Error> {
     let config = load(args.role.config, Config::load).await?;
     check_listen(config.listen, args.insecure)?;
-    let rabbit_config = match (&config.bridge, &config.broker) {
-        (BridgeAt::Embedded, Broker::Amqp(uri)) => Some(broker(uri)?),
-        _ => None,
-    };
     let signals = Signals::watch()?;
     let (listener, address) = bind(config.listen).await?;
     let options = Options::new(config.data_dir.join("store")).durability(config.durability.into());
     let store = open_store(options).await?;
     info!(%address, "manager starts");
-    let serving = on_store(config, rabbit_config, listener, &store, signals.token());
+    let serving = on_store(config, listener, &store, signals.token());
     let ran = with_ready(serving, address).await;
     store.close().await;
     ran
@@ -36,7 +32,6 @@ pub(crate) async fn run(args: Server) -> Result<(), Error> {
 
 async fn on_store(
     config: Config,
-    rabbit_config: Option<RabbitConfig>,
     listener: TcpListener,
     store: &SledStore,
     stop: &CancellationToken,
@@ -45,11 +40,11 @@ async fn on_store(
         let link = BridgeLink::remote(uri.clone());
         return serve(config, listener, store, link, stop).await;
     }
-    let transport = match rabbit_config {
+    let transport = match config.rabbit_config() {
         Some(rabbit_config) => rabbit(rabbit_config)?,
         None => embedded(store).await?,
     };
-    let carrier = Carrier::start(transport, BridgeConfig::default());
+    let carrier = Carrier::start(transport, config.limits.clone());
     let ran = serve(config, listener, store, carrier.link(), stop).await;
     carrier.close().await;
     ran

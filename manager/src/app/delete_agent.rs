@@ -23,6 +23,9 @@ use crate::{
 const PAUSE: std::ops::RangeInclusive<u64> = 1_000..=2_000;
 /// A first phase that is older was broken off, in milliseconds: longer than any wait.
 const BROKEN_OFF: u64 = 2 * 3600 * 1000;
+/// An agent that has not gone this long after the first phase is told again, in milliseconds. A
+/// repeat that comes too late would only be drained into the dead letters.
+const TOLD: u64 = 5_000;
 /// How long the second phase may be started, in milliseconds.
 const POSTCOMMIT_TIME: u64 = 3600 * 1000;
 
@@ -258,7 +261,9 @@ impl App {
                 return Ok(());
             }
             DeletePhase::Committed if !self.leases.is_over(id) => {
-                self.postcommit(delete).await;
+                if now_millis().saturating_sub(delete.time) > TOLD {
+                    self.postcommit(delete).await;
+                }
                 return Ok(());
             }
             DeletePhase::Committed | DeletePhase::Forced => {}
