@@ -44,7 +44,7 @@ type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>)> + Send
 /// What is done in the order of its entity.
 #[derive(Debug)]
 enum Work {
-    Job(Job),
+    Job(Box<Job>),
     /// The manager's record does not have the entity.
     Remove(OrderKey),
 }
@@ -298,7 +298,7 @@ impl Dispatcher {
 
     fn enqueue(&mut self, job: Job) {
         let key = order_key(&job.message);
-        self.enqueue_as(Work::Job(job), key);
+        self.enqueue_as(Work::Job(Box::new(job)), key);
     }
 
     fn enqueue_as(&mut self, work: Work, key: Option<OrderKey>) {
@@ -316,7 +316,7 @@ impl Dispatcher {
         let agent = Arc::clone(&self.agent);
         self.jobs.spawn(async move {
             match work {
-                Work::Job(job) => agent.run_job(job).await,
+                Work::Job(job) => agent.run_job(*job).await,
                 Work::Remove(key) => agent.remove(&key).await,
             }
             key

@@ -1,7 +1,8 @@
 //! One accepted message: started, run, done, answered.
 //!
 //! Invariant: the method runs between a durable *started* and a durable *done*; what read-only
-//! methods do needs neither. A message whose turn comes too late is not started.
+//! methods do needs neither. A message whose turn comes too late is not started, and one that
+//! waits for its turn is not started yet.
 
 use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result};
 use goperation_bridge::{Body, Message};
@@ -42,8 +43,25 @@ enum Start {
 }
 
 impl Agent {
-    /// Runs one job to its answer.
+    /// Runs one job to its answer, when there is a place for it. Until then the job is all that is
+    /// kept of it, and it is not started: a crash then costs it nothing.
     pub(crate) async fn run_job(&self, job: Job) {
+        let _place = if job.message.namespace == MANAGER_NAMESPACE {
+            None
+        } else {
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => {
+                    self.waiters.leave(&job.message.id);
+                    return;
+                }
+                place = self.running.acquire() => place.ok(),
+            }
+        };
+        Box::pin(self.run_placed(job)).await;
+    }
+
+    async fn run_placed(&self, job: Job) {
         let message = &job.message;
         let entity = match &message.body {
             Body::Object(args) => entity_of(args),
@@ -104,9 +122,6 @@ impl Agent {
         if message.namespace == MANAGER_NAMESPACE {
             return self.run_manager_method(message, args).await;
         }
-        let Ok(_place) = self.running.acquire().await else {
-            return Ended::Outcome(Err(Error::new(Reason::Unavailable, "the agent is stopping")));
-        };
         Ended::Outcome(self.run_endpoint_method(message, args).await)
     }
 

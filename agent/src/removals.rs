@@ -57,7 +57,8 @@ impl Agent {
     /// Deletes an entity that the manager's record does not have.
     pub(crate) async fn remove(&self, key: &OrderKey) {
         let (endpoint, number) = key;
-        let removed = self.remove_unrecorded(endpoint, *number).await;
+        // Apart: thousands of jobs that wait for their turn have room for what this keeps.
+        let removed = Box::pin(self.remove_unrecorded(endpoint, *number)).await;
         self.removals.done(key);
         match removed {
             Ok(()) => info!(endpoint, entity = number, "removed: not on record"),

@@ -159,13 +159,13 @@ impl<'a> World<'a> {
         self.points.arm(round.crash);
         let answers =
             join_all(round.ops.iter().map(async |(&n, op)| (n, op, self.run(n, op).await))).await;
-        self.points.arm(None);
+        let crashed = self.points.arm(None).is_none() && round.crash.is_some();
         let mut unknown: Vec<(u32, &Op)> = Vec::new();
         for (number, op, answer) in answers {
             let mine = self.model.get_mut(&number).unwrap();
             match (op, answer) {
                 (_, Answer::Refused(error)) if error.reason == Reason::Unavailable => {
-                    assert!(self.points.is_dead(), "{op:?} failed without a crash: {error}");
+                    assert!(crashed, "{op:?} failed without a crash: {error}");
                     unknown.push((number, op));
                 }
                 (Op::Reserve(wishes), Answer::Reserved(rows)) => {
@@ -190,7 +190,7 @@ impl<'a> World<'a> {
                 (op, answer) => panic!("{op:?} was answered {answer:?}"),
             }
         }
-        if self.points.is_dead() || round.restart {
+        if crashed || round.restart {
             self = self.reopen(&before, &unknown).await;
         }
         let found = self.found().await;
@@ -371,7 +371,7 @@ async fn reservations_of_64_callers_share_commits() {
     let groups = after.groups - before.groups;
     println!("{transactions} transactions of 64 callers in {groups} commits");
     assert_eq!(transactions, 64 * 3);
-    assert!(groups * 3 <= transactions, "{transactions} transactions took {groups} commits");
+    assert!(groups * 2 <= transactions, "{transactions} transactions took {groups} commits");
     sled.close().await;
 }
 

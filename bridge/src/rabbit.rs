@@ -14,6 +14,7 @@ mod inspect;
 mod layout;
 mod link;
 mod live;
+mod methods;
 mod publisher;
 mod subscription;
 mod wire;

@@ -36,10 +36,9 @@ pub struct Config {
     pub drain: Duration,
     /// Where the bridge is: `embedded`, or the URI of one that runs by itself.
     pub bridge: BridgeAt,
-    /// The broker of an embedded bridge: `embedded`, or an `amqp://` URI. Not used otherwise.
-    pub broker: Broker,
-    /// What is set about RabbitMQ besides its URI, which is `broker`.
-    pub rabbit: Option<RabbitConfig>,
+    /// `[broker]`: the RabbitMQ of an embedded bridge. Without it the messages are in the
+    /// manager's own store, for agents in its process.
+    pub broker: Option<RabbitConfig>,
     /// Bounds of an embedded bridge.
     pub limits: BridgeConfig,
 }
@@ -54,8 +53,7 @@ impl Default for Config {
             call_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(5),
             bridge: BridgeAt::default(),
-            broker: Broker::default(),
-            rabbit: None,
+            broker: None,
             limits: BridgeConfig::default(),
         }
     }
@@ -72,16 +70,14 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read_config(path)?;
         let config: Self = parse_config(path, &text)?;
-        config.check(path)?;
+        config.check(path, &text)?;
         Ok(config)
     }
 
-    /// Whether the values can be used together; `file` is named in the error.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn check(&self, file: &Path) -> Result<(), ConfigError> {
-        let bad = |field: &str, message: &str| Err(ConfigError::new(file, field, message));
+    /// Whether the values that were read from `text` can be used.
+    fn check(&self, file: &Path, text: &str) -> Result<(), ConfigError> {
+        let bad =
+            |field: &str, message: &str| Err(ConfigError::in_field(file, text, field, message));
         if self.lease.is_zero() || self.lease > Self::LONGEST_LEASE {
             return bad("lease", "must be more than 0 and at most 15s");
         }
@@ -91,23 +87,13 @@ impl Config {
         if self.data_dir.as_os_str().is_empty() {
             return bad("data_dir", "must not be empty");
         }
-        if self.rabbit.is_some() && self.broker == Broker::Embedded {
-            return bad("rabbit", "is given, but broker is not an amqp:// URI");
+        let Some(Err(error)) = self.broker.as_ref().map(RabbitConfig::check) else {
+            return Ok(());
+        };
+        match error.violations.first() {
+            Some(first) => bad(&format!("broker.{}", first.field), &first.description),
+            None => bad("broker", &error.message),
         }
-        if let Some(Err(error)) = self.rabbit_config().map(|rabbit| rabbit.check()) {
-            let first = error.violations.first();
-            let field =
-                first.map_or("rabbit", |v| if v.field == "uri" { "broker" } else { "rabbit" });
-            return bad(field, &error.message);
-        }
-        Ok(())
-    }
-
-    /// How RabbitMQ is used, when it is.
-    #[must_use]
-    pub fn rabbit_config(&self) -> Option<RabbitConfig> {
-        let Broker::Amqp(uri) = &self.broker else { return None };
-        Some(RabbitConfig { uri: uri.clone(), ..self.rabbit.clone().unwrap_or_default() })
     }
 }
 
@@ -156,36 +142,6 @@ impl<'de> Deserialize<'de> for BridgeAt {
     }
 }
 
-/// What carries the messages of an embedded bridge.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub enum Broker {
-    /// The manager's own process.
-    #[default]
-    Embedded,
-    /// RabbitMQ at this URI. It holds a password: it is not printed.
-    Amqp(String),
-}
-
-impl std::fmt::Debug for Broker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Embedded => "Embedded",
-            Self::Amqp(_) => "Amqp(..)",
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Broker {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.as_str() {
-            "embedded" => Ok(Self::Embedded),
-            uri if uri.starts_with("amqp://") => Ok(Self::Amqp(text)),
-            _ => Err(D::Error::custom("must be `embedded` or an amqp:// URI")),
-        }
-    }
-}
-
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text)
@@ -198,7 +154,7 @@ mod tests {
 
     fn load(text: &str) -> Result<Config, ConfigError> {
         let config: Config = parse_config(Path::new("m.toml"), text)?;
-        config.check(Path::new("m.toml")).map(|()| config)
+        config.check(Path::new("m.toml"), text).map(|()| config)
     }
 
     #[test]
@@ -214,11 +170,10 @@ mod tests {
         let config = load(
             "listen = '[::1]:80'\ndata_dir = '/d'\ndurability = 'power'\nlease = '3s'\n\
              call_timeout = '1m'\ndrain = '1s'\nbridge = 'http://b:7998'\n\
-             broker = 'amqp://u:secret@h'\n\
-             [rabbit]\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n",
+             [broker]\nuri = 'amqp://u:secret@h'\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n",
         )
         .unwrap();
-        let rabbit = config.rabbit_config().unwrap();
+        let rabbit = config.broker.as_ref().unwrap();
         assert_eq!((rabbit.uri.as_str(), rabbit.prefix.as_str()), ("amqp://u:secret@h", "g2"));
         assert_eq!(config.limits.max_calls, 5);
         assert_eq!(config.durability, Durability::Power);
@@ -230,11 +185,10 @@ mod tests {
     #[test]
     fn errors_name_line_and_field() {
         for (text, said) in [
-            ("\nlease = '1h'", "m.toml: lease: must be more than 0"),
+            ("\nlease = '1h'", "m.toml:2: lease: must be more than 0"),
             ("\nlease = 'x'", "m.toml:2: lease: must be a duration"),
             ("bridge = 'ftp://x'", "m.toml:1: bridge: must be `embedded`"),
-            ("[rabbit]\nprefix = 'x'", "m.toml: rabbit: is given, but"),
-            ("broker = 'amqp://h'\n[rabbit]\nprefix = '.'", "m.toml: rabbit: prefix: "),
+            ("[broker]\nuri = 'amqp://h'\nprefix = '.'", "m.toml:3: broker.prefix: "),
             ("nonsense = 1", "m.toml:1: nonsense: unknown field"),
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -28,7 +28,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use bridge_link::BridgeLink;
-pub use config::{BridgeAt, Broker, Config, Durability};
+pub use config::{BridgeAt, Config, Durability};
 pub use error::Error;
 
 use crate::{app::App, db::Db, lease::Leases, service::Services};
@@ -43,7 +43,7 @@ pub struct Parts {
 }
 
 /// Runs a manager on a listener until `shutdown`, then drains for at most `config.drain`.
-/// `listen`, `data_dir`, `durability`, `bridge` and `broker` of the configuration are for whoever
+/// `listen`, `data_dir`, `durability`, `bridge`, `broker` and `limits` of the configuration are for whoever
 /// makes the listener and the parts.
 ///
 /// # Errors

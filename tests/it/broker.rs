@@ -100,7 +100,7 @@ impl Site {
 
     /// One CALL that only asks for the agent's state: no program has to wait for its turn.
     async fn works(&self) -> bool {
-        let wait = Duration::from_secs(1);
+        let wait = Duration::from_secs(2);
         let target = self.agent.target("manager");
         self.fleet.call(target, "status_agent", json!({}), wait).await.is_ok()
     }

@@ -337,8 +337,10 @@ async fn heavy_manager_killed_at_each_step_of_delete() {
                 })
             })
             .collect();
-        // The last one is just begun when it dies, the first may have ended.
-        sleep(Duration::from_millis(APART * (AGENTS - 1) + round * 3)).await;
+        // The last one is just begun when it dies, the first may have ended; in the last round
+        // all have.
+        let late = if round + 1 < ROUNDS { 3 * round } else { 400 };
+        sleep(Duration::from_millis(APART * (AGENTS - 1) + late)).await;
         site.kill_manager();
         let mut answered = Vec::new();
         for delete in deletes {
@@ -391,7 +393,9 @@ async fn heavy_manager_killed_at_each_step_of_delete() {
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_agent_killed_at_each_step_of_delete() {
     const AGENTS: usize = 3;
-    const ROUNDS: u64 = 10;
+    const ROUNDS: u32 = 10;
+    /// How much later the next one dies. A delete takes about thirty of these.
+    const STEP: Duration = Duration::from_micros(700);
     let site = Site::start().await;
     let mut agents = agents(&site, AGENTS).await;
     let mut coverage = Coverage::default();
@@ -404,8 +408,7 @@ async fn heavy_agent_killed_at_each_step_of_delete() {
                 let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
                 client.delete_agent(request).await.map(drop)
             });
-            let late = 3 * (round * AGENTS as u64 + place as u64);
-            sleep(Duration::from_millis(late)).await;
+            sleep(STEP * (round * AGENTS as u32 + place as u32)).await;
             agent.kill();
             let at = if delete.is_finished() { "answered" } else { "on its way" };
             let record = site.show(id).await.unwrap().status;

@@ -6,9 +6,11 @@
 mod broker;
 mod delete;
 mod dev;
+mod entity;
 mod fleet;
 mod gate;
 mod interrupted;
+mod manager_crash;
 mod offer;
 mod procs;
 mod rpc;

@@ -38,13 +38,26 @@ pub(crate) const WAIT: Duration = Duration::from_secs(5);
 /// A vhost with one manager.
 pub(crate) struct Site {
     dir: TempDir,
-    pub(crate) uri: String,
-    pub(crate) port: u16,
+    uri: String,
+    port: u16,
     manager: Option<GopProcess>,
+    clients: Clients,
+}
+
+/// Ways to the manager's port, whichever process has it, and to the agents.
+#[derive(Clone)]
+pub(crate) struct Clients {
     pub(crate) transport: Arc<dyn Transport>,
     bridge: Bridge,
-    /// To the manager's port, whichever process has it.
     pub(crate) channel: Channel,
+}
+
+impl std::ops::Deref for Site {
+    type Target = Clients;
+
+    fn deref(&self) -> &Clients {
+        &self.clients
+    }
 }
 
 impl Site {
@@ -59,14 +72,15 @@ impl Site {
             Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
-            "listen = \"127.0.0.1:{port}\"\ndata_dir = {:?}\nbroker = {uri:?}\n\
-             lease = \"{}s\"\ncall_timeout = \"{}s\"\n",
+            "listen = \"127.0.0.1:{port}\"\ndata_dir = {:?}\n\
+             lease = \"{}s\"\ncall_timeout = \"{}s\"\n[broker]\nuri = {uri:?}\n",
             dir.path().join("manager"),
             LEASE.as_secs(),
             WAIT.as_secs(),
         );
         fs::write(dir.path().join("manager.toml"), text).unwrap();
-        let mut site = Self { dir, uri, port, manager: None, transport, bridge, channel };
+        let clients = Clients { transport, bridge, channel };
+        let mut site = Self { dir, uri, port, manager: None, clients };
         site.start_manager().await;
         site
     }
@@ -108,6 +122,17 @@ impl Site {
         AgentProcess { host: host.to_owned(), config, process: None, id: 0 }
     }
 
+    /// The ways to everybody, for who goes on while the manager is killed.
+    pub(crate) fn clients(&self) -> Clients {
+        self.clients.clone()
+    }
+
+    /// Ends what the test itself has on the vhost.
+    pub(crate) async fn stop(self) {
+        self.bridge.close().await;
+        self.transport.close().await;
+    }
+
     /// A started agent that is ACTIVE.
     pub(crate) async fn active_agent(&self, host: &str, toml: &str) -> AgentProcess {
         let mut agent = self.agent(host, toml);
@@ -115,7 +140,9 @@ impl Site {
         self.activate(agent.id).await;
         agent
     }
+}
 
+impl Clients {
     pub(crate) async fn activate(&self, id: i32) {
         self.agents().activate_agent(v1::ActivateAgentRequest { id, state: 0 }).await.unwrap();
     }
@@ -197,12 +224,6 @@ impl Site {
             }
         }
         false
-    }
-
-    /// Ends what the test itself has on the vhost.
-    pub(crate) async fn stop(self) {
-        self.bridge.close().await;
-        self.transport.close().await;
     }
 }
 

@@ -57,12 +57,13 @@ impl Points {
         Self(Arc::new(Inner { store, armed, dead, death }))
     }
 
-    /// Dies at that point of a commit, after so many others.
-    pub(crate) fn arm(&self, point: Option<(Point, u64)>) {
-        *self.0.armed.lock().unwrap() = point;
+    /// Dies at that point of a commit, after so many others. Answers the point that was set
+    /// before, unless a commit has come to it.
+    pub(crate) fn arm(&self, point: Option<(Point, u64)>) -> Option<(Point, u64)> {
+        std::mem::replace(&mut *self.0.armed.lock().unwrap(), point)
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
+    fn is_dead(&self) -> bool {
         self.0.dead.load(Ordering::SeqCst)
     }
 

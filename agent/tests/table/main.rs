@@ -3,7 +3,7 @@
 //!
 //! What no message can bring about is beside the operations themselves: `src/operations/tests.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../../tests/it/fleet.rs"]
 #[expect(dead_code, reason = "shared with the whole-system tests")]

@@ -34,6 +34,13 @@ impl CastQueue {
             Self::Quorum => "quorum",
         }
     }
+
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Classic => Self::Quorum,
+            Self::Quorum => Self::Classic,
+        }
+    }
 }
 
 /// How the transport reaches RabbitMQ and what it makes there.

@@ -16,20 +16,20 @@ use futures::future::{BoxFuture, FutureExt as _, join_all, try_join_all};
 use goperation::{AgentType, EndpointName, NotifyName, now_millis};
 use lapin::{
     Channel, ExchangeKind,
-    message::BasicGetMessage,
-    options::{
-        BasicAckOptions, BasicGetOptions, ExchangeBindOptions, ExchangeDeclareOptions,
-        ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
-    },
-    types::{AMQPValue, FieldTable, LongString},
+    options::{BasicAckOptions, ExchangeDeleteOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
 };
 
 use super::{
     Context,
     config::CastQueue,
-    fault::{Fault, NOT_FOUND, PRECONDITION_FAILED, answered},
+    fault::{Fault, PRECONDITION_FAILED, answered},
     layout::{Target, any_call_key, any_key, any_step, call_key, cast_key, dead_key, notify_queue},
     link::{Link, Session},
+    methods::{
+        bind, bind_exchange, close, declare_exchange, declare_lenient, declare_queue, depth, get,
+        queue_type, text, unbind,
+    },
     publisher::Publisher,
     wire::{DIED_AT, DIED_IN, REASON, put_number, put_text},
 };
@@ -190,6 +190,20 @@ impl Control {
             let fanout = layout.fanout(endpoint);
             steps.push(bind(&channel, queue.clone(), fanout, String::new()).boxed());
         }
+        // The queue type was changed in the configuration: the old queue gets nothing more. What
+        // is left in it expires into the dead letters.
+        let old = layout.other_cast_queue(agent);
+        for (from, key) in [
+            (layout.direct(), cast_key(agent)),
+            (layout.returning(), any_step(&cast_key(agent))),
+            (layout.fanout_agents(), String::new()),
+        ] {
+            steps.push(unbind(&channel, old.clone(), from, key).boxed());
+        }
+        for endpoint in endpoints.iter().chain(former) {
+            let fanout = layout.fanout(endpoint);
+            steps.push(unbind(&channel, old.clone(), fanout, String::new()).boxed());
+        }
         for endpoint in former.iter().filter(|f| !endpoints.contains(f)) {
             let fanout = layout.fanout(endpoint);
             steps.push(unbind(&channel, queue.clone(), fanout, String::new()).boxed());
@@ -227,6 +241,11 @@ impl Control {
             bind_exchange(channel, exchange, layout.direct(), any_call_key(agent_type)).boxed(),
             bind(channel, queue.clone(), layout.direct(), key.clone()).boxed(),
             bind(channel, queue, layout.returning(), any_step(&key)).boxed(),
+        ]);
+        let old = layout.other_any_queue(agent_type);
+        steps.extend([
+            unbind(channel, old.clone(), layout.direct(), key.clone()).boxed(),
+            unbind(channel, old, layout.returning(), any_step(&key)).boxed(),
         ]);
     }
 
@@ -373,121 +392,6 @@ impl Control {
     }
 }
 
-/// Messages in a queue and its consumers; none when there is no such queue. It costs a channel:
-/// the broker closes it over a queue that does not exist.
-pub(super) async fn depth(session: &Session, queue: &str) -> Result<Option<(u32, u32)>, Fault> {
-    let channel = session.channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match answered(channel.queue_declare(queue.into(), options, FieldTable::default())).await {
-        Ok(queue) => {
-            close(&channel).await;
-            Ok(Some((queue.message_count(), queue.consumer_count())))
-        }
-        Err(fault) if fault.code() == Some(NOT_FOUND) => Ok(None),
-        Err(fault) => Err(fault),
-    }
-}
-
-/// Takes messages from a queue without acknowledging them.
-pub(super) async fn get(
-    channel: &Channel,
-    queue: &str,
-    limit: usize,
-) -> Result<Vec<BasicGetMessage>, Fault> {
-    let mut messages = Vec::new();
-    while messages.len() < limit {
-        let options = BasicGetOptions::default();
-        match answered(channel.basic_get(queue.into(), options)).await? {
-            Some(message) => messages.push(message),
-            None => break,
-        }
-    }
-    Ok(messages)
-}
-
-/// Ends a channel that is no longer needed. It is gone either way.
-pub(super) async fn close(channel: &Channel) {
-    let _ = answered(channel.close(200, "done".into())).await;
-}
-
-/// Declares a queue whose limits an operator may have changed in the configuration since it was
-/// made. It then keeps those that it has: arguments cannot be changed.
-async fn declare_lenient(
-    session: &Session,
-    queue: &str,
-    mut arguments: FieldTable,
-) -> Result<(), Fault> {
-    arguments.insert("x-queue-type".into(), text(CastQueue::Classic.as_str()));
-    let channel = session.channel().await?;
-    match declare_queue(&channel, queue.to_owned(), arguments).await {
-        Ok(()) => close(&channel).await,
-        Err(fault) if fault.code() == Some(PRECONDITION_FAILED) => {
-            tracing::warn!(queue, %fault, "the queue keeps its limits: change them by a policy");
-        }
-        Err(fault) => return Err(fault),
-    }
-    Ok(())
-}
-
-async fn declare_exchange(
-    channel: &Channel,
-    name: String,
-    kind: ExchangeKind,
-    arguments: FieldTable,
-) -> Result<(), Fault> {
-    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    answered(channel.exchange_declare(name.into(), kind, options, arguments)).await
-}
-
-async fn declare_queue(
-    channel: &Channel,
-    name: String,
-    arguments: FieldTable,
-) -> Result<(), Fault> {
-    let options = QueueDeclareOptions::durable();
-    answered(channel.queue_declare(name.into(), options, arguments)).await.map(drop)
-}
-
-/// Binds a queue to an exchange.
-pub(super) async fn bind(
-    channel: &Channel,
-    queue: String,
-    exchange: String,
-    key: String,
-) -> Result<(), Fault> {
-    let options = QueueBindOptions::default();
-    let none = FieldTable::default();
-    answered(channel.queue_bind(queue.into(), exchange.into(), key.into(), options, none)).await
-}
-
-async fn unbind(
-    channel: &Channel,
-    queue: String,
-    exchange: String,
-    key: String,
-) -> Result<(), Fault> {
-    let none = FieldTable::default();
-    answered(channel.queue_unbind(queue.into(), exchange.into(), key.into(), none)).await
-}
-
-async fn bind_exchange(
-    channel: &Channel,
-    to: String,
-    from: String,
-    key: String,
-) -> Result<(), Fault> {
-    let options = ExchangeBindOptions::default();
-    let none = FieldTable::default();
-    answered(channel.exchange_bind(to.into(), from.into(), key.into(), options, none)).await
-}
-
-/// `x-queue-type` is said always: a vhost may have quorum as its default.
-pub(super) fn queue_type(kind: CastQueue) -> FieldTable {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text(kind.as_str()));
-    arguments
-}
-
 fn without_expiration(properties: lapin::BasicProperties) -> lapin::BasicProperties {
     let mut kept = lapin::BasicProperties::default();
     if let Some(headers) = properties.headers() {
@@ -506,8 +410,4 @@ fn without_expiration(properties: lapin::BasicProperties) -> lapin::BasicPropert
         kept = kept.with_timestamp(*timestamp);
     }
     kept.with_delivery_mode(2)
-}
-
-fn text(value: &str) -> AMQPValue {
-    AMQPValue::LongString(LongString::from(value))
 }

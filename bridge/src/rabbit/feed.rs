@@ -32,11 +32,12 @@ use tokio::{
 use super::{
     Context,
     config::CastQueue,
-    control::{Control, bind, queue_type},
+    control::Control,
     fault::{Fault, LOCKED, NOT_FOUND, answered},
     layout::{any_call_key, call_key},
     link::{Backoff, Session},
     live::Live,
+    methods::{bind, queue_type},
     wire::{self, CANARY},
 };
 use crate::{Ack, Address, Delivery, QueueName};

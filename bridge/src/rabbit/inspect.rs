@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::{
     Rabbit,
-    control::{close, depth, get},
     fault::{ANSWER, LOCKED},
     layout::Layout,
+    methods::{close, depth, get},
     wire::{DIED_AT, DIED_IN, REASON, number, text},
 };
 use crate::{DeadLetter, QueueInfo, QueueName, TransportError};

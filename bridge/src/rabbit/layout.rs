@@ -147,8 +147,18 @@ impl Layout {
         self.name(&format!("cast.{}.{agent}", self.kind.as_str()))
     }
 
+    /// The CAST queue as it was, had the configuration another queue type before.
+    pub(super) fn other_cast_queue(&self, agent: &Address) -> String {
+        self.name(&format!("cast.{}.{agent}", self.kind.other().as_str()))
+    }
+
     pub(super) fn any_queue(&self, agent_type: &AgentType) -> String {
         self.name(&format!("any.{}.{agent_type}", self.kind.as_str()))
+    }
+
+    /// The shared CAST queue as it was, had the configuration another queue type before.
+    pub(super) fn other_any_queue(&self, agent_type: &AgentType) -> String {
+        self.name(&format!("any.{}.{agent_type}", self.kind.other().as_str()))
     }
 
     pub(super) fn call_queue(&self, agent: &Address) -> String {

@@ -26,12 +26,15 @@ use super::{
     fault::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, answered, code},
     layout::Target,
     link::{Link, Session},
-    wire::short,
+    wire::{PERSISTENT, short},
 };
 use crate::PublishError;
 
-/// Channels of one connection: so many publishes are with the broker at a time.
+/// So many publishes are with the broker at a time.
 const CHANNELS: usize = 64;
+/// So many more of what somebody waits for: CALLs, replies and canaries. A flood of CASTs that
+/// wait for their turn does not hold them up.
+const SWIFT_CHANNELS: usize = 16;
 /// Wait for the very first connection.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -74,6 +77,7 @@ struct Pool {
     session: Arc<Session>,
     free: Mutex<Vec<Channel>>,
     slots: Semaphore,
+    swift: Semaphore,
 }
 
 impl Publisher {
@@ -109,7 +113,9 @@ impl Publisher {
             return Err(unavailable("it is blocked by an alarm").into());
         }
         let pool = self.pool(session);
-        let Ok(Ok(_slot)) = timeout_at(deadline, pool.slots.acquire()).await else {
+        let lasts = *properties.delivery_mode() == Some(PERSISTENT);
+        let slots = if lasts { &pool.slots } else { &pool.swift };
+        let Ok(Ok(_slot)) = timeout_at(deadline, slots.acquire()).await else {
             return Err(unavailable("it is too slow").into());
         };
         if pool.session.blocked() || !pool.session.alive() {
@@ -165,6 +171,7 @@ impl Publisher {
                 session,
                 free: Mutex::new(Vec::new()),
                 slots: Semaphore::new(CHANNELS),
+                swift: Semaphore::new(SWIFT_CHANNELS),
             }))),
         }
     }

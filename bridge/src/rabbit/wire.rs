@@ -29,7 +29,7 @@ pub(super) const DIED_AT: &str = "died_at";
 const APP: &str = "goperation";
 const JSON: &str = "application/json";
 const STATUS: &str = "application/x-protobuf";
-const PERSISTENT: u8 = 2;
+pub(super) const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
 /// A message ready to be published.

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use futures::future::join_all;
 use goperation::{EndpointName, NotifyName, now_millis};
 use goperation_bridge::{
-    Kind, Message, PublishError, QueueName, Route, Source, Transport as _, rabbit::CastQueue,
+    Kind, Message, PublishError, QueueName, Route, Source, Transport as _,
+    rabbit::{CastQueue, Rabbit, RabbitConfig},
 };
 use goperation_harness::poll_until;
 
@@ -169,8 +170,8 @@ async fn a_notify_queue_is_made_and_bounded() {
     assert_eq!(full, Err(PublishError::Full));
 
     // Another limit in the configuration does not break what is there.
-    let other = goperation_bridge::rabbit::RabbitConfig { notify_max_length: 5, ..config };
-    let other = goperation_bridge::rabbit::Rabbit::connect(other).unwrap();
+    let other = RabbitConfig { notify_max_length: 5, ..config };
+    let other = Rabbit::connect(other).unwrap();
     let mut receiver = other.subscribe(Source::Notify(name.clone()), 1).await.unwrap();
     assert_eq!(number(&taken(&mut receiver).await), 0);
     let held = next(&mut receiver).await;
@@ -246,4 +247,38 @@ async fn a_transport_that_is_closed_says_so() {
     let sent = rabbit.publish(&Route::Cast(known.clone()), &message(Kind::Cast, 0)).await;
     assert!(matches!(sent, Err(PublishError::Unavailable(_))), "{sent:?}");
     assert!(rabbit.ensure_agent(&known, &[], &[]).await.is_err());
+}
+
+#[tokio::test]
+async fn another_queue_type_leaves_no_queue_that_only_fills() {
+    let (classic, config) = fresh(|_| {}).await;
+    let known = registered(&classic, "h1").await;
+    let game = endpoint("game");
+    classic.ensure_agent(&known, std::slice::from_ref(&game), &[]).await.unwrap();
+    let (cast, any) = (QueueName::Cast(known.clone()), QueueName::Any(known.agent_type.clone()));
+    let routes = [
+        Route::Cast(known.clone()),
+        Route::FanoutAgents,
+        Route::FanoutEndpoint(game.clone()),
+        Route::Any(known.agent_type.clone()),
+    ];
+    for route in &routes {
+        classic.publish(route, &message(Kind::Cast, 0)).await.unwrap();
+    }
+    let config = RabbitConfig { cast_queue: CastQueue::Quorum, ..config };
+    let quorum = Rabbit::connect(config).unwrap();
+    quorum.ensure_agent(&known, &[game], &[]).await.unwrap();
+    for route in &routes {
+        quorum.publish(route, &message(Kind::Cast, 1)).await.unwrap();
+    }
+    for transport in [&classic, &quorum] {
+        for (queue, depth) in [(&cast, 3), (&any, 1)] {
+            poll_until(SOON, "what came while it was bound", async || {
+                transport.queue(queue).await.unwrap().unwrap().depth == depth
+            })
+            .await;
+        }
+    }
+    quorum.close().await;
+    classic.close().await;
 }

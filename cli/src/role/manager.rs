@@ -40,7 +40,7 @@ async fn on_store(
         let link = BridgeLink::remote(uri.clone());
         return serve(config, listener, store, link, stop).await;
     }
-    let transport = match config.rabbit_config() {
+    let transport = match config.broker.clone() {
         Some(rabbit_config) => rabbit(rabbit_config)?,
         None => embedded(store).await?,
     };
