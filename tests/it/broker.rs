@@ -278,6 +278,7 @@ async fn half_open(behind: Behind) {
 
     let limit = 4 * RabbitConfig::default().heartbeat;
     let offer = Offer::start(fleet, &site.agent.target("tt"), 100);
+    site.ledger.wait_for(100, SOON).await;
     relay.abandon();
     let since = Instant::now();
     // Sent into the silence, and still answered: the bridge sends it again under its id.

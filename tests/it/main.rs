@@ -5,6 +5,7 @@
 
 mod broker;
 mod delete;
+mod delete_steps;
 mod dev;
 mod entity;
 mod fleet;

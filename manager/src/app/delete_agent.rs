@@ -23,9 +23,6 @@ use crate::{
 const PAUSE: std::ops::RangeInclusive<u64> = 1_000..=2_000;
 /// A first phase that is older was broken off, in milliseconds: longer than any wait.
 const BROKEN_OFF: u64 = 2 * 3600 * 1000;
-/// An agent that has not gone this long after the first phase is told again, in milliseconds. A
-/// repeat that comes too late would only be drained into the dead letters.
-const TOLD: u64 = 5_000;
 /// How long the second phase may be started, in milliseconds.
 const POSTCOMMIT_TIME: u64 = 3600 * 1000;
 
@@ -261,7 +258,10 @@ impl App {
                 return Ok(());
             }
             DeletePhase::Committed if !self.leases.is_over(id) => {
-                if now_millis().saturating_sub(delete.time) > TOLD {
+                // It has a renewal's time to go: a repeat that comes after it has gone would only
+                // be drained into the dead letters.
+                let told = super::millis(self.leases.term() / 3);
+                if now_millis().saturating_sub(delete.time) > told {
                     self.postcommit(delete).await;
                 }
                 return Ok(());
