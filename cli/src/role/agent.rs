@@ -15,11 +15,11 @@ use goperation_agent::{Config, Exit, Handle, Parts, RunError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
-    fleet::{LOOK, is_online},
-    setup::{Signals, broker, channel, failed, load, rabbit, say_ready},
+    fleet::{AGAIN, LOOK, is_online},
+    setup::{Signals, chain, channel, failed, load, rabbit, say_ready},
 };
 use crate::{error::Error, output::Output};
 
@@ -28,7 +28,7 @@ pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
     // Asked now: after an upgrade the running program's own path is gone.
     let program = env::current_exe();
     let config = load(file.clone(), Config::load).await?;
-    let Some(rabbit_config) = config.broker.as_ref().map(|b| broker(&b.uri)).transpose()? else {
+    let Some(rabbit_config) = config.broker.clone() else {
         let message = "is missing: an agent by itself needs `[broker]` with `uri = \"amqp://…\"`";
         return Err(Error::Usage(ConfigError::new(&file, "broker", message).to_string()));
     };
@@ -70,7 +70,15 @@ async fn live(config: Config, parts: Parts, stop: CancellationToken) -> Result<E
             living.await
         }
     };
-    ended.map_err(|e| Error::Failed(format!("the agent ended badly: {e}")))?.map_err(run_error)
+    match ended.map_err(|e| Error::Failed(format!("the agent ended badly: {e}")))? {
+        // Memory may be ahead of the disk: only a new process starts from what is on it.
+        Err(RunError::Store(error)) => {
+            error!(error = %chain(&error), "the store failed: starting again from disk");
+            sleep(AGAIN).await;
+            Ok(Exit::Restart)
+        }
+        ended => ended.map_err(run_error),
+    }
 }
 
 /// Waits until an agent is online at the manager and consumes; answers its number.

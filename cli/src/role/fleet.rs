@@ -28,7 +28,7 @@ const READY: Duration = Duration::from_secs(60);
 /// How often it is looked whether they are.
 pub(super) const LOOK: Duration = Duration::from_millis(25);
 /// After a failure an agent is started again from its store this much later.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// How far an agent is.
 #[derive(Debug, Clone)]
