@@ -128,7 +128,8 @@ pub struct MethodSpec {
     pub timeout: Duration,
     /// `read_only`: it changes nothing and is not journaled. Default: only `status`.
     pub read_only: bool,
-    /// `idempotent`: it may be run again when the agent died meanwhile. Default: no.
+    /// `idempotent`: it may be run again when the agent died meanwhile; never for `create`, whose
+    /// entity is FAILED then. Default: no.
     pub idempotent: bool,
     /// `max_output`: bytes that it may write on stdout. Default: 1 MiB.
     pub max_output: usize,

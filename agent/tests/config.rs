@@ -170,6 +170,10 @@ fn every_error_names_file_line_and_field() {
             m("create = { program = [\"/bin/true\"], read_only = true }"),
             "3: endpoints.game.methods.create.read_only: create changes things",
         ),
+        (
+            m("create = { program = [\"/bin/true\"], idempotent = true }"),
+            "3: endpoints.game.methods.create.idempotent: an interrupted create is not run again",
+        ),
         (m("x = {}"), "3: endpoints.game.methods.x: missing field `program`"),
         (m("x = { program = [] }"), "3: endpoints.game.methods.x.program: must name a program"),
         (

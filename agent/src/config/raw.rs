@@ -106,8 +106,7 @@ struct RawMethod {
     #[serde(default = "Span::seconds::<30>")]
     timeout: Span,
     read_only: Option<Spanned<bool>>,
-    #[serde(default)]
-    idempotent: bool,
+    idempotent: Option<Spanned<bool>>,
     #[serde(default = "count::<MAX_OUTPUT>")]
     max_output: NonZeroUsize,
 }
@@ -263,11 +262,18 @@ fn read_method(
     {
         return Err(source.bad(read_only.span(), format!("{name} changes things: remove this")));
     }
+    if let Some(idempotent) = &method.idempotent
+        && *idempotent.get_ref()
+        && name.as_str() == "create"
+    {
+        let message = "an interrupted create is not run again, its entity is FAILED: remove this";
+        return Err(source.bad(idempotent.span(), message));
+    }
     Ok(MethodSpec {
         program: check::program(source, &method.program, path)?,
         timeout: method.timeout.0,
         read_only: method.read_only.map_or(name.as_str() == "status", Spanned::into_inner),
-        idempotent: method.idempotent,
+        idempotent: method.idempotent.is_some_and(Spanned::into_inner),
         max_output: method.max_output.get(),
     })
 }

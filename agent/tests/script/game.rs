@@ -39,7 +39,7 @@ pub(crate) fn game(script: &str, options: &str) -> Game {
             env = {{ MODE = "fast" }}
             [endpoints.game.methods]
             run = {{ program = ["/bin/sh", {program:?}, "a b", "$HOME"] {options} }}
-            create = {{ program = ["/bin/true"], idempotent = true }}
+            create = {{ program = ["/bin/true"] }}
             status = {{ program = ["/bin/true"] }}
         "#
     );

@@ -299,7 +299,7 @@ async fn what_is_not_declared_is_refused() {
     }
     for (method, read_only, idempotent) in [
         ("run", false, false),
-        ("create_entity", false, true),
+        ("create_entity", false, false),
         ("delete_entity", false, true),
         ("status_entity", true, true),
     ] {
