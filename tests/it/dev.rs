@@ -58,6 +58,13 @@ fn blurred(line: &str) -> String {
         let blur = is_id || is_time || bare.contains("/gop-dev-");
         words.push(if blur { "…" } else { word });
     }
+    // A deleted agent goes offline a moment after the answer to its delete.
+    let leaving = words.contains(&"DELETED");
+    for word in &mut words {
+        if leaving && ["yes", "no"].contains(word) {
+            *word = "…";
+        }
+    }
     let line = words.join(" ");
     if line.starts_with("\"pid\":") { "\"pid\": …".to_owned() } else { line }
 }
