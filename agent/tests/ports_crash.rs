@@ -126,6 +126,10 @@ fn is_child() -> bool {
 fn kill_self() {
     let this = rustix::process::getpid();
     rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
+    // The signal may strike another thread first.
+    loop {
+        thread::park();
+    }
 }
 
 /// Says a line in one write, so that a kill leaves it whole or out.

@@ -1,7 +1,7 @@
 //! A store that dies at a named point of a commit, for the tests of crashes.
 //!
-//! Invariant: transactions reach the store behind it in the order of their submission, and after
-//! the point none does and no answer goes out any more.
+//! Invariant: transactions reach the store behind it in the order of their submission, and once
+//! the death at the point has come back none does and no answer goes out any more.
 
 use std::{
     fmt,
@@ -36,7 +36,8 @@ impl Point {
     ];
 }
 
-/// What happens at the point, once nothing goes through any more.
+/// What happens at the point. A death that ends the process does not come back: what other threads
+/// do until it strikes them goes on as if there were none, so that none is told of a closed store.
 type Death = fn();
 
 /// The store, and the point at which it dies.
@@ -85,8 +86,8 @@ impl Points {
     }
 
     fn die(&self) {
-        self.0.dead.store(true, Ordering::SeqCst);
         (self.0.death)();
+        self.0.dead.store(true, Ordering::SeqCst);
     }
 
     fn slot(&self, behind: Slot) -> Slot {
