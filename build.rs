@@ -2,9 +2,10 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "goperation/v1/agent.proto",
     "goperation/v1/bridge.proto",
+    "goperation/v1/cache.proto",
     "goperation/v1/endpoint.proto",
     "goperation/v1/entity.proto",
     "goperation/v1/port.proto",

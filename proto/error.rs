@@ -64,6 +64,8 @@ reasons! {
     EntityNotFound = "ENTITY_NOT_FOUND", NotFound, 404;
     /// No such reservation.
     PortNotFound = "PORT_NOT_FOUND", NotFound, 404;
+    /// No such cache, or it has expired.
+    CacheNotFound = "CACHE_NOT_FOUND", NotFound, 404;
     /// No such request.
     RequestNotFound = "REQUEST_NOT_FOUND", NotFound, 404;
     /// CAST or CALL to a target that was never created, or was deleted.
@@ -128,6 +130,16 @@ reasons! {
     QueueFull = "QUEUE_FULL", ResourceExhausted, 429;
     /// The message or body is too large.
     TooLarge = "TOO_LARGE", InvalidArgument, 413;
+    /// REST: no resource has this path.
+    RouteNotFound = "ROUTE_NOT_FOUND", NotFound, 404;
+    /// REST: the path does not have this method.
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", Unimplemented, 405;
+    /// REST: the body did not arrive in time.
+    RequestTimeout = "REQUEST_TIMEOUT", Cancelled, 408;
+    /// REST: the body is of another type than JSON, or of an unknown coding.
+    UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", InvalidArgument, 415;
+    /// REST: the Host or Origin is not one that may ask here.
+    HostRefused = "HOST_REFUSED", PermissionDenied, 403;
     /// A defect or a failed disk on our side.
     Internal = "INTERNAL", Internal, 500;
 }

@@ -59,6 +59,11 @@ impl Agent {
                 .is_none_or(|agents| self.manager.agent_id().is_some_and(|id| agents.contains(id)))
     }
 
+    /// Whether the journal is so far below its bound that the agent is no longer SOFTBUSY for it.
+    pub(crate) fn is_below_bound(&self) -> bool {
+        self.waiters.len() <= self.config.max_journal / 2
+    }
+
     /// The manager's generation for this agent that was seen last.
     pub(crate) fn manager_generation(&self) -> u64 {
         self.manager_generation.load(Ordering::Relaxed)

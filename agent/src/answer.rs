@@ -1,18 +1,22 @@
 //! What goes back to the broker: replies, messages sent again later, and dead letters.
 //!
 //! Invariant: a delivery is acknowledged only after what replaces it is confirmed. When that fails
-//! it is dropped unacknowledged, so that the broker delivers it again.
+//! it is given back a little later, so that the broker delivers it again.
 
 use std::time::Duration;
 
 use goperation::{Error, JsonObject, Reason};
-use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Route};
+use goperation_bridge::{Body, Delivery, Kind, Message, PublishError, QueueName, Route};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::{agent::Agent, gate, journal::Outcome, waiters::Waiter};
 
 /// When a caller of a busy agent is told to try again.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
+/// How long a delivery is kept whose replacement the broker did not take: given back at once it
+/// would come again at once, and spin for as long as the broker takes nothing.
+const GIVE_BACK: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// Replies to those who still wait.
@@ -23,25 +27,19 @@ impl Agent {
         };
         for waiter in waiters {
             let message = Message {
-                kind: Kind::Reply,
-                id: call.id.clone(),
-                namespace: String::new(),
-                method: String::new(),
-                agents: None,
-                agent_type: None,
-                finish_time: None,
                 deadline: waiter.deadline,
-                attempt: 0,
-                reply_to: None,
                 correlation: waiter.correlation,
                 traceparent: call.traceparent.clone(),
-                sent: goperation::now_millis(),
-                body: body.clone(),
+                ..Message::new(Kind::Reply, call.id.clone(), body.clone())
             };
+            let route = Route::Reply(waiter.reply_to);
+            let mut sent = self.transport.publish(&route, &message).await;
+            if let Err(PublishError::TooLarge { limit }) = sent {
+                let body = Body::Failure(Box::new(too_large(call, limit)));
+                sent = self.transport.publish(&route, &Message { body, ..message }).await;
+            }
             // Whoever still waits sends the message again and gets the stored answer.
-            if let Err(error) =
-                self.transport.publish(&Route::Reply(waiter.reply_to), &message).await
-            {
+            if let Err(error) = sent {
                 debug!(message_id = %call.id, %error, "reply was not taken");
             }
         }
@@ -60,7 +58,14 @@ impl Agent {
         }
         if self.bury(&delivery.message, error.reason).await {
             delivery.ack.ack().await;
+        } else {
+            self.give_back(delivery).await;
         }
+    }
+
+    async fn give_back(&self, delivery: Delivery) {
+        self.stopping.run_until_cancelled(sleep(GIVE_BACK)).await;
+        delivery.ack.requeue().await;
     }
 
     /// Puts a message into the dead letters. False when the broker did not take it.
@@ -101,7 +106,10 @@ impl Agent {
         let message = Message { attempt, ..delivery.message.clone() };
         match self.transport.publish(&route, &message).await {
             Ok(()) => delivery.ack.ack().await,
-            Err(error) => warn!(message_id = %message.id, %error, "message was not sent again"),
+            Err(error) => {
+                warn!(message_id = %message.id, %error, "message was not sent again");
+                self.give_back(delivery).await;
+            }
         }
     }
 
@@ -115,6 +123,13 @@ impl Agent {
         self.reply(&delivery.message, waiters, outcome).await;
         delivery.ack.ack().await;
     }
+}
+
+/// That a method ran, and no message can carry what it answered.
+fn too_large(call: &Message, limit: usize) -> Error {
+    let method = &call.method;
+    let message = format!("{method} has ended; its answer is beyond {limit} bytes and is not sent");
+    Error::new(Reason::TooLarge, message).with("limit", limit).with_message_id(&call.id)
 }
 
 /// That a message came after its finish time.

@@ -13,12 +13,12 @@ use futures::{StreamExt as _, stream::FuturesOrdered};
 use goperation::{AgentStatus, Error, Reason, Result};
 use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Subscription};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     agent::Agent,
@@ -34,7 +34,7 @@ use crate::{
 /// Deliveries whose *received* is on its way to the disk, at most.
 const MAX_ARRIVING: usize = 4096;
 
-/// Answers, resends and claims that are on their way, at most.
+/// Answers and resends that are on their way, at most.
 const MAX_ERRANDS: usize = 8192;
 
 /// Orders what is done with one entity.
@@ -60,9 +60,8 @@ pub(crate) struct Dispatcher {
     /// Work waiting for what is before it on the same entity. A key is there while one runs.
     orders: HashMap<OrderKey, VecDeque<Work>>,
     jobs: JoinSet<Option<OrderKey>>,
-    /// Answers, resends and claims that are on their way.
+    /// Answers and resends that are on their way.
     errands: JoinSet<()>,
-    claimed: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
     /// Whether this dispatcher made the agent SOFTBUSY.
     bounded: bool,
 }
@@ -77,7 +76,6 @@ impl Dispatcher {
             orders: HashMap::new(),
             jobs: JoinSet::new(),
             errands: JoinSet::new(),
-            claimed: mpsc::channel(64),
             bounded: false,
         }
     }
@@ -97,7 +95,9 @@ impl Dispatcher {
         let agent = Arc::clone(&self.agent);
         loop {
             let due = self.held.front().map(|(due, _)| *due);
-            let room = self.arriving.len() < MAX_ARRIVING && self.errands.len() < MAX_ERRANDS;
+            let room = self.arriving.len() < MAX_ARRIVING
+                && self.errands.len() < MAX_ERRANDS
+                && self.held.len() < MAX_ERRANDS;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -110,7 +110,6 @@ impl Dispatcher {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.second_look().await;
                 }
-                Some(delivery) = self.claimed.1.recv() => self.accept(delivery, true).await,
                 keys = agent.removals.next() => for key in keys {
                     self.enqueue_as(Work::Remove(key.clone()), Some(key));
                 },
@@ -150,7 +149,7 @@ impl Dispatcher {
 
     async fn follow(&mut self, verdict: Verdict, delivery: Delivery) {
         match verdict {
-            Verdict::Run => self.accept(delivery, false).await,
+            Verdict::Run => self.accept(delivery).await,
             Verdict::Refuse => self.refused(delivery),
             Verdict::Hold | Verdict::Resend => self.resend(delivery),
         }
@@ -192,12 +191,9 @@ impl Dispatcher {
     }
 
     /// Lets a message in that the gate lets run.
-    async fn accept(&mut self, delivery: Delivery, claimed: bool) {
+    async fn accept(&mut self, delivery: Delivery) {
         let message = &delivery.message;
         let shared = matches!(delivery.queue, QueueName::Any(_) | QueueName::AnyCall(_));
-        if shared && !claimed {
-            return self.claim(delivery);
-        }
         let read_only = match self.agent.is_read_only(message) {
             Ok(read_only) => read_only,
             Err(error) => return self.refuse(delivery, error),
@@ -224,11 +220,11 @@ impl Dispatcher {
         if read_only {
             let message = delivery.message.clone();
             self.errands.spawn(delivery.ack.ack());
-            return self.enqueue(Job { message, entry: None });
+            return self.enqueue(Job { message, entry: None, shared });
         }
         self.arrival += 1;
         let now = self.agent.core.manager_now();
-        match self.agent.journal.receive(message, now, self.arrival).await {
+        match self.agent.journal.receive(message, shared, now, self.arrival).await {
             Ok(received) => {
                 self.arriving.push_back(Box::pin(async move { (delivery, received.await) }));
             }
@@ -252,29 +248,14 @@ impl Dispatcher {
         self.refuse(delivery, error);
     }
 
-    /// A message for any one agent of the type runs here only if this agent claims it.
-    fn claim(&mut self, delivery: Delivery) {
-        let agent = Arc::clone(&self.agent);
-        let claimed = self.claimed.0.clone();
-        self.errands.spawn(async move {
-            match agent.manager.claim(&delivery.message).await {
-                Ok(true) => drop(claimed.send(delivery).await),
-                Ok(false) => delivery.ack.ack().await,
-                Err(error) => {
-                    warn!(message_id = %delivery.message.id, %error, "claim failed");
-                    agent.resend(delivery).await;
-                }
-            }
-        });
-    }
-
     /// *received* is durable, or the message was known.
     fn journaled(&mut self, delivery: Delivery, received: Result<Received>) {
         match received {
             Ok(Received::New(entry)) => {
                 let message = delivery.message.clone();
                 self.errands.spawn(delivery.ack.ack());
-                self.enqueue(Job { message, entry: Some(entry) });
+                let shared = entry.is_shared();
+                self.enqueue(Job { message, entry: Some(entry), shared });
             }
             Ok(Received::Known(entry)) => match (entry.phase(), entry.outcome()) {
                 (Phase::Done, Some(outcome)) => {
@@ -336,7 +317,9 @@ impl Dispatcher {
                 self.agent.core.failed().cancel();
             }
         }
-        if self.bounded && self.agent.waiters.len() <= self.agent.config.max_journal / 2 {
+        // By the status too: a pause that was overtaken by its end is ended here.
+        let bounded = self.bounded || self.agent.core.status() == AgentStatus::SoftBusy;
+        if bounded && self.agent.is_below_bound() {
             self.bounded = false;
             let agent = Arc::clone(&self.agent);
             self.errands.spawn(async move { drop(agent.core.resume(Pause::Bound).await) });
@@ -347,7 +330,13 @@ impl Dispatcher {
         if !self.bounded {
             self.bounded = true;
             let agent = Arc::clone(&self.agent);
-            self.errands.spawn(async move { drop(agent.core.pause(Pause::Bound).await) });
+            self.errands.spawn(async move {
+                drop(agent.core.pause(Pause::Bound).await);
+                // All may have ended meanwhile: nothing else would end the pause then.
+                if agent.is_below_bound() {
+                    drop(agent.core.resume(Pause::Bound).await);
+                }
+            });
         }
     }
 

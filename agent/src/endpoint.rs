@@ -12,7 +12,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use goperation::{Error, Reason, Result, v1};
 
-use crate::config::{Config, EndpointConfig, MethodSpec};
+use crate::{
+    config::{Config, EndpointConfig, MethodSpec},
+    token::TOKEN,
+};
 
 pub use orphan::{RunRecord, group_alive, kill_orphan, kill_orphans_of};
 pub use script::{Invocation, Running, Subject};
@@ -119,7 +122,7 @@ impl Endpoints {
 /// What a called method runs.
 enum Called<'a> {
     Program(&'a MethodSpec),
-    /// A method of an entity's life without a program.
+    /// A method about an entity that has no program.
     Nothing(&'static str),
 }
 
@@ -153,6 +156,9 @@ impl Endpoint {
     }
 
     fn called(&self, method: &str) -> Result<Called<'_>> {
+        if method == TOKEN {
+            return Ok(Called::Nothing(TOKEN));
+        }
         if let Some((_, life)) = LIFE.iter().find(|(called, _)| *called == method) {
             return Ok(self.spec(life).map_or(Called::Nothing(life), Called::Program));
         }

@@ -21,6 +21,7 @@ use crate::{
     ports::Wish,
     reserve::not_found,
     state::{EntityKey, EntityPhase},
+    token::TOKEN,
 };
 
 /// Method that creates an entity, in the endpoint's namespace.
@@ -48,6 +49,16 @@ struct Member {
     args: JsonObject,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    entity: u32,
+    #[serde(default)]
+    args: JsonObject,
+    #[serde(default)]
+    token: Option<String>,
+}
+
 impl Agent {
     /// The key of an entity of an endpoint that this agent has.
     pub(crate) fn entity_key(&self, field: &str, endpoint: &str, number: u32) -> Result<EntityKey> {
@@ -66,6 +77,7 @@ impl Agent {
             CREATE => self.create_entity(message, parse(args)?).await,
             DELETE => self.delete_entity(message, parse(args)?).await,
             STATUS => self.status_entity(message, parse(args)?).await,
+            TOKEN => self.entity_token(message, parse(args)?).await,
             _ => self.run_own_method(message, args).await,
         }
     }
@@ -130,11 +142,16 @@ impl Agent {
             .await
     }
 
-    async fn delete_entity(&self, message: &Message, delete: Member) -> Outcome {
+    async fn delete_entity(&self, message: &Message, delete: Delete) -> Outcome {
         let key = self.entity_key("namespace", &message.namespace, delete.entity)?;
         self.phase(&key).await?;
-        let result = self.run_on(message, "delete", Some(&key), &delete.args).await?;
-        self.remove_entity(&key).await?;
+        self.use_token(&key, delete.token.as_deref(), &message.id).await?;
+        self.delete_known(message, &key, &delete.args).await
+    }
+
+    async fn delete_known(&self, message: &Message, key: &EntityKey, args: &JsonObject) -> Outcome {
+        let result = self.run_on(message, "delete", Some(key), args).await?;
+        self.remove_entity(key).await?;
         info!(endpoint = %key.endpoint, entity = key.number, "entity deleted");
         Ok(JsonObject::from_iter([(
             "result".to_owned(),
@@ -243,7 +260,7 @@ impl Agent {
             .await
     }
 
-    /// Deletes an entity of which no message says so.
+    /// Deletes an entity of which no message says so. The record wins over any token.
     ///
     /// # Errors
     /// What its delete method ends with.
@@ -260,7 +277,9 @@ impl Agent {
             method: DELETE.to_owned(),
             ..crate::life::internal_message()
         };
-        self.delete_entity(&message, Member { entity: number, args }).await
+        let key = self.entity_key("namespace", endpoint, number)?;
+        self.phase(&key).await?;
+        self.delete_known(&message, &key, &args).await
     }
 }
 

@@ -5,9 +5,9 @@
 //! waits for its turn is not started yet.
 
 use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result};
-use goperation_bridge::{Body, Message};
+use goperation_bridge::{Body, Kind, Message};
 use tokio::time::{Duration, sleep};
-use tracing::{Instrument as _, debug, error, info_span};
+use tracing::{Instrument as _, debug, error, info_span, warn};
 
 use crate::{
     agent::Agent,
@@ -17,12 +17,17 @@ use crate::{
     methods,
 };
 
+/// How long until a claim that failed is tried again.
+const CLAIM_RETRY: Duration = Duration::from_secs(1);
+
 /// An accepted message.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) message: Message,
     /// Its journal entry; read-only methods have none.
     pub(crate) entry: Option<Box<Entry>>,
+    /// Whether any one agent of the type may run it: then it must be claimed first.
+    pub(crate) shared: bool,
 }
 
 /// How a run ended.
@@ -46,6 +51,10 @@ impl Agent {
     /// Runs one job to its answer, when there is a place for it. Until then the job is all that is
     /// kept of it, and it is not started: a crash then costs it nothing.
     pub(crate) async fn run_job(&self, job: Job) {
+        if job.shared && !self.is_ours(&job).await {
+            self.waiters.leave(&job.message.id);
+            return;
+        }
         let _place = if job.message.namespace == MANAGER_NAMESPACE {
             None
         } else {
@@ -59,6 +68,36 @@ impl Agent {
             }
         };
         Box::pin(self.run_placed(job)).await;
+    }
+
+    /// A message for any one agent of the type runs here only if this agent claims it. It is in the
+    /// journal before that, so that what is claimed is not lost when this agent dies: its next
+    /// start claims it once more. While the manager is away nobody can claim, and it waits here.
+    async fn is_ours(&self, job: &Job) -> bool {
+        let id = &job.message.id;
+        loop {
+            let claim = self.manager.claim(&job.message);
+            match self.stopping.run_until_cancelled(claim).await {
+                Some(Ok(true)) => return true,
+                Some(Ok(false)) => break,
+                Some(Err(error)) => warn!(message_id = %id, %error, "claim failed"),
+                None => return false,
+            }
+            // Whether it may still be started is judged as for every other.
+            if over_finish_time(&job.message, self.core.manager_now()).is_some() {
+                return true;
+            }
+            if self.stopping.run_until_cancelled(sleep(CLAIM_RETRY)).await.is_none() {
+                return false;
+            }
+        }
+        if let Some(entry) = &job.entry
+            && let Err(error) = self.journal.forget(id, entry).await
+        {
+            error!(%error, "a message of another agent was not forgotten");
+            self.core.failed().cancel();
+        }
+        false
     }
 
     async fn run_placed(&self, job: Job) {
@@ -80,13 +119,19 @@ impl Agent {
     }
 
     async fn run_in_span(&self, job: Job) {
-        let Job { message, mut entry } = job;
+        let Job { message, mut entry, .. } = job;
         let outcome = match self.wait_for_start(&message).await {
             Start::NextTime => {
                 self.waiters.leave(&message.id);
                 return;
             }
-            Start::Never(error) => Err(error),
+            Start::Never(error) => {
+                // Nobody waits for a CAST: the dead letters say why it was not started.
+                if message.kind != Kind::Call {
+                    self.bury(&message, error.reason).await;
+                }
+                Err(error)
+            }
             Start::Now => match self.run_started(&message, &mut entry).await {
                 Ended::Outcome(outcome) => outcome,
                 Ended::AfterRestart => return,
@@ -163,7 +208,8 @@ impl Agent {
         let mut jobs = Vec::new();
         for (id, entry) in self.journal.open().await? {
             let message = entry.message(id)?;
-            let mut job = Job { message, entry: Some(Box::new(entry)) };
+            let shared = entry.is_shared();
+            let mut job = Job { message, entry: Some(Box::new(entry)), shared };
             let Some(entry) = &mut job.entry else { continue };
             if entry.phase() == Phase::Started {
                 kill_orphans_of(&job.message.id).await;

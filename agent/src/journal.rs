@@ -16,7 +16,9 @@ const KEEP: Duration = Duration::from_secs(24 * 3600);
 /// Layout of [`Entry`].
 const VERSION: u32 = 1;
 /// Entries that one sweep reads at most.
-const SWEEP_BATCH: usize = 1000;
+pub(crate) const SWEEP_BATCH: usize = 1000;
+/// Entries that the start reads at a time.
+const OPEN_BATCH: usize = 1000;
 
 /// What a method ended with.
 pub(crate) type Outcome = Result<JsonObject, Error>;
@@ -73,10 +75,13 @@ pub(crate) struct Entry {
     /// Its place in the order of arrival.
     #[prost(uint64, tag = "16")]
     arrival: u64,
+    /// Whether any one agent of the type may run it: it must be claimed first.
+    #[prost(bool, tag = "17")]
+    shared: bool,
 }
 
 impl Entry {
-    fn received(message: &Message, now: u64, arrival: u64) -> Self {
+    fn received(message: &Message, shared: bool, now: u64, arrival: u64) -> Self {
         let Body::Object(args) = &message.body else { return Self::default() };
         let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -96,7 +101,14 @@ impl Entry {
             failure: None,
             keep_until: message.finish_time.unwrap_or(now).max(now).saturating_add(keep),
             arrival,
+            shared,
         }
+    }
+
+    /// Whether any one agent of the type may run it: it must be claimed first.
+    #[must_use]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// How far it has come.
@@ -190,11 +202,12 @@ impl Journal {
     pub(crate) async fn receive(
         &self,
         message: &Message,
+        shared: bool,
         now: u64,
         arrival: u64,
     ) -> Result<impl Future<Output = Result<Received>> + Send + use<>> {
         let slot = self.store.reserve().await.map_err(crate::error::store)?;
-        let entry = Entry::received(message, now, arrival);
+        let entry = Entry::received(message, shared, now, arrival);
         let key = key(&message.id);
         let pending = slot.submit(
             Txn::new()
@@ -251,6 +264,17 @@ impl Journal {
         self.put(id, entry).await
     }
 
+    /// Forgets a message that another agent runs.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn forget(&self, id: &MessageId, entry: &Entry) -> Result<()> {
+        let expiry = expiry_key(entry.keep_until, id.as_str());
+        let txn = Txn::new().delete(key(id)).delete(expiry);
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
+    }
+
     /// Only the job of a message changes its entry, so there is nothing to race with.
     async fn put(&self, id: &MessageId, entry: &Entry) -> Result<()> {
         let txn = Txn::new().put(key(id), entry.encode_to_vec());
@@ -264,19 +288,26 @@ impl Journal {
     /// `UNAVAILABLE` when the store is closed, `INTERNAL` when an entry cannot be read.
     pub(crate) async fn open(&self) -> Result<Vec<(MessageId, Entry)>> {
         let mut open = Vec::new();
-        for (key, value) in self.scan_all().await? {
-            let entry = Entry::decode(value.as_slice()).map_err(unreadable)?;
-            if entry.phase() != Phase::Done {
-                let id = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
-                open.push((MessageId::parse("message_id", &id)?, entry));
+        let mut scan = Scan::prefix(b"j/").limit(OPEN_BATCH);
+        loop {
+            // By parts: most of it is done, and kept for a day or more.
+            let rows = self.store.scan(scan.clone()).await.map_err(crate::error::store)?;
+            for (key, value) in &rows {
+                let entry = Entry::decode(value.as_slice()).map_err(unreadable)?;
+                if entry.phase() != Phase::Done {
+                    let id = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
+                    open.push((MessageId::parse("message_id", &id)?, entry));
+                }
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == OPEN_BATCH => {
+                    scan.start = [last.as_slice(), &[0]].concat();
+                }
+                _ => break,
             }
         }
         open.sort_by_key(|(_, entry)| entry.arrival);
         Ok(open)
-    }
-
-    async fn scan_all(&self) -> Result<Vec<goperation_store::Row>> {
-        self.store.scan(Scan::prefix(b"j/")).await.map_err(crate::error::store)
     }
 
     /// Forgets what is past its time. Answers how many entries that were.

@@ -34,6 +34,7 @@ mod removals;
 mod reserve;
 mod start;
 mod state;
+mod token;
 mod upgrade;
 mod waiters;
 

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    Exit, agent::Agent, dispatch::Dispatcher, error::RunError, facts, lock::Operation,
-    ports::Reserved, state::EntityPhase,
+    Exit, agent::Agent, dispatch::Dispatcher, error::RunError, facts, journal::SWEEP_BATCH,
+    lock::Operation, ports::Reserved, state::EntityPhase,
 };
 
 /// How often the lease is renewed, unless a third of what the manager grants is shorter.
@@ -42,22 +42,7 @@ enum End {
 
 /// A message that the agent sends to itself.
 pub(crate) fn internal_message() -> Message {
-    Message {
-        kind: Kind::Cast,
-        id: MessageId::generate(),
-        namespace: String::new(),
-        method: String::new(),
-        agents: None,
-        agent_type: None,
-        finish_time: None,
-        deadline: None,
-        attempt: 0,
-        reply_to: None,
-        correlation: None,
-        traceparent: None,
-        sent: now_millis(),
-        body: Body::Object(goperation::JsonObject::new()),
-    }
+    Message::new(Kind::Cast, MessageId::generate(), Body::Object(goperation::JsonObject::new()))
 }
 
 /// Lives until `shutdown`, a delete, an upgrade or a failed store.
@@ -158,6 +143,7 @@ async fn register(agent: &Agent) -> Result<()> {
             address: agent.config.address.clone(),
             ports_ranges: agent.config.ports_ranges.to_strings(),
             facts: Some(facts::facts(&agent.config.work_dir).await),
+            ..v1::CreateAgentRequest::default()
         };
         match agent.manager.register(registration).await {
             Ok(id) => return agent.core.set_agent_id(id).await,
@@ -376,7 +362,13 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
             },
             _ = sweeps.tick() => match agent.journal.sweep(agent.core.manager_now()).await {
                 Ok(0) => {}
-                Ok(swept) => debug!(swept, "journal swept"),
+                Ok(swept) => {
+                    debug!(swept, "journal swept");
+                    // One sweep takes so many at most: what comes in must not outrun it.
+                    if swept >= SWEEP_BATCH {
+                        sweeps.reset_immediately();
+                    }
+                }
                 Err(error) => warn!(%error, "the journal was not swept"),
             },
             () = sleep_until(report) => {

@@ -68,7 +68,7 @@ methods! {
     FlushReport = "flush_report", false, true;
     /// `{endpoint, entity, ports}`: reserves ports.
     FrozenPort = "frozen_port", false, false;
-    /// `{ports, protocol?, endpoint?, entity?}`: frees ports.
+    /// `{ports, protocol?, endpoint?, entity?, strict?}`: frees ports.
     FreePorts = "free_ports", false, false;
 }
 
@@ -130,6 +130,8 @@ struct Free {
     endpoint: Option<String>,
     #[serde(default)]
     entity: Option<u32>,
+    #[serde(default)]
+    strict: bool,
 }
 
 /// The arguments of a method.
@@ -240,8 +242,9 @@ impl Agent {
                     .endpoint
                     .map(|name| EndpointName::parse("args.endpoint", &name))
                     .transpose()?;
-                let Free { ports, protocol, entity, .. } = free;
-                let freed = self.core.free(&ports, protocol, endpoint.as_ref(), entity).await?;
+                let Free { ports, protocol, entity, strict, .. } = free;
+                let freed =
+                    self.core.free(&ports, protocol, endpoint.as_ref(), entity, strict).await?;
                 object(json!({"freed": ports_json(&freed.freed), "unknown": freed.unknown}))
             }
             Method::UpgradeAgent => {

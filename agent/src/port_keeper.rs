@@ -78,7 +78,7 @@ impl PortKeeper {
         endpoint: Option<&EndpointName>,
         entity: Option<u32>,
     ) -> Result<Freed> {
-        self.0.free(ports, protocol, endpoint, entity).await
+        self.0.free(ports, protocol, endpoint, entity, false).await
     }
 
     /// Every reservation, ascending by port.

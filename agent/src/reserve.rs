@@ -77,18 +77,24 @@ impl Core {
         );
     }
 
-    /// Frees ports; what was not reserved is told, not refused.
+    /// Frees ports; what was not reserved is told, or with `strict` refused, and then nothing is
+    /// freed.
     ///
     /// # Errors
-    /// `UNAVAILABLE` when the store has failed.
+    /// `PORT_NOT_FOUND` naming the ports; `UNAVAILABLE` when the store has failed.
     pub(crate) async fn free(
         &self,
         ports: &[u16],
         protocol: Option<Protocol>,
         endpoint: Option<&EndpointName>,
         entity: Option<u32>,
+        strict: bool,
     ) -> Result<Freed> {
         self.change(Operation::FreePorts, |state, txn| {
+            let unknown = state.ports.unknown(ports, protocol, endpoint, entity);
+            if strict && !unknown.is_empty() {
+                return Err(not_reserved(&unknown));
+            }
             let freed = state.ports.free(ports, protocol, endpoint, entity);
             state.put_freed(&freed.freed, txn);
             Ok(freed)
@@ -120,6 +126,15 @@ fn taken(port: &Claimed, by: Option<&str>) -> Error {
     .with("port", port.port)
     .with("protocol", port.protocol)
     .with("holder", by)
+}
+
+fn not_reserved(ports: &[u16]) -> Error {
+    let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+    Error::new(
+        Reason::PortNotFound,
+        format!("nothing was freed: these ports are not reserved as the request says: {ports}"),
+    )
+    .with("ports", ports)
 }
 
 pub(crate) fn not_found(key: &EntityKey) -> Error {

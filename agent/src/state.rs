@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use goperation::{AgentStatus, EndpointName, Error, Reason, Secret, v1};
 use goperation_store::{Row, Txn};
 
-use crate::ports::{PortRanges, PortTable, Reserved};
+use crate::{
+    ports::{PortRanges, PortTable, Reserved},
+    token::EntityToken,
+};
 
 pub(crate) use record::scan_all;
 
@@ -112,6 +115,8 @@ pub(crate) struct State {
     pub(crate) ports: PortTable,
     /// Entities.
     pub(crate) entities: BTreeMap<EntityKey, EntityPhase>,
+    /// Tokens of entities that are about to be deleted; expired ones until they are replaced.
+    pub(crate) tokens: BTreeMap<EntityKey, EntityToken>,
     /// Raised at each change of entities or ports, and at each start.
     pub(crate) generation: u64,
     /// Transitions that the manager has not seen, oldest first.
@@ -131,6 +136,7 @@ impl State {
             precommit: None,
             ports: PortTable::new(ranges),
             entities: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             generation: 0,
             unreported: VecDeque::new(),
             next_transition: 1,
@@ -229,10 +235,19 @@ impl State {
         self.raise_generation(txn);
     }
 
-    /// Removes an entity and frees its ports.
+    /// Sets the token of an entity.
+    pub(crate) fn put_token(&mut self, key: &EntityKey, token: EntityToken, txn: &mut Txn) {
+        record::put_token(txn, key, &token);
+        self.tokens.insert(key.clone(), token);
+    }
+
+    /// Removes an entity with its token, and frees its ports.
     pub(crate) fn delete_entity(&mut self, key: &EntityKey, txn: &mut Txn) {
         self.entities.remove(key);
         record::delete_entity(txn, key);
+        if self.tokens.remove(key).is_some() {
+            record::delete_token(txn, key);
+        }
         let freed = self.ports.free_entity(key);
         self.put_freed(&freed, txn);
         self.raise_generation(txn);

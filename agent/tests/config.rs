@@ -163,6 +163,10 @@ fn every_error_names_file_line_and_field() {
             "3: endpoints.game.methods.a-b: must be a letter",
         ),
         (
+            m("entity_token = { program = [\"/bin/true\"] }"),
+            "3: endpoints.game.methods.entity_token: is the agent's own",
+        ),
+        (
             m("create_entity = { program = [\"/bin/true\"] }"),
             "3: endpoints.game.methods.create_entity: is the agent's own: name it create",
         ),

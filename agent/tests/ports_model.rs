@@ -122,9 +122,17 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     async fn open(folder: &'a Path, model: BTreeMap<u32, Holding>) -> Self {
+        Self::open_with(folder, ranges(), model).await
+    }
+
+    async fn open_with(
+        folder: &'a Path,
+        ranges: PortRanges,
+        model: BTreeMap<u32, Holding>,
+    ) -> Self {
         let sled = SledStore::open(Options::new(folder)).unwrap();
         let points = Points::new(sled.clone(), || ());
-        let keeper = PortKeeper::open(Arc::new(points.clone()), ranges()).await.unwrap();
+        let keeper = PortKeeper::open(Arc::new(points.clone()), ranges).await.unwrap();
         Self { folder, sled, points, keeper, model }
     }
 
@@ -381,7 +389,9 @@ async fn reservations_of_64_callers_share_commits() {
 async fn half_a_reservation_is_seen() {
     let folder = tempfile::tempdir().unwrap();
     let nothing: BTreeMap<_, _> = (0..ENTITIES).map(|n| (n, Holding::new())).collect();
-    let world = World::open(folder.path(), nothing.clone()).await;
+    // Not those of the other test, which may run now: what one tries is held for the other.
+    let ranges = PortRanges::parse("ports_range", &["12520-12523"]).unwrap();
+    let world = World::open_with(folder.path(), ranges, nothing.clone()).await;
     world.keeper.add_entity(&entity(0)).await.unwrap();
     let op = Op::Reserve(vec![Wish {
         port: None,

@@ -42,7 +42,7 @@ fn address(ip: impl Into<IpAddr>, port: u16) -> SockAddr {
 /// Binds with `socket` a port that nothing else on the host has on any protocol or family.
 fn bind_unused(socket: &Socket, ip: IpAddr) -> u16 {
     for _ in 0..200 {
-        let port = rand::rng().random_range(15_000..30_000);
+        let port = rand::rng().random_range(15_000..20_000);
         if probe(Protocol::Both, port) != Probe::Free {
             continue;
         }

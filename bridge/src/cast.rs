@@ -50,7 +50,8 @@ impl Bridge {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` naming every bad field, `OVER_FINISHTIME`, `QUEUE_NOT_FOUND`,
-    /// `QUEUE_FULL`, `BROKER_UNAVAILABLE`, `OUTCOME_UNKNOWN`, `TOO_LARGE` (contract §3).
+    /// `QUEUE_FULL`, `RATE_LIMITED`, `BROKER_UNAVAILABLE`, `OUTCOME_UNKNOWN`, `TOO_LARGE`
+    /// (contract §3).
     pub async fn cast(
         &self,
         request: v1::CastRequest,

@@ -21,6 +21,9 @@ pub(crate) fn publish(error: PublishError, id: &MessageId, target: &str) -> Erro
         .with_retry_after(RETRY_AFTER)
         .with_message_id(id),
         PublishError::Unavailable(why) => broker_unavailable(&why).with_message_id(id),
+        PublishError::Busy(why) => {
+            Error::new(Reason::RateLimited, why).with_retry_after(RETRY_AFTER).with_message_id(id)
+        }
         PublishError::Unknown(why) => unknown(id, &format!("the broker did not confirm it: {why}")),
         PublishError::TooLarge { limit } => {
             Error::new(Reason::TooLarge, format!("the message is larger than {limit} bytes"))

@@ -171,7 +171,7 @@ impl Transport for Local {
             return Err(PublishError::TooLarge { limit });
         }
         let wait = self.config.confirm_timeout;
-        let busy = || PublishError::Unavailable("too much is being published".to_owned());
+        let busy = || PublishError::Busy("as much is being published as may be".to_owned());
         let closed = || PublishError::Unavailable("the transport is closed".to_owned());
         let share = record.len().clamp(1, self.config.max_publishing_bytes.max(1));
         let share = u32::try_from(share).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the id of a message never changes, however often it is sent.
 
-use goperation::{Error, JsonObject, MessageId, Ranges};
+use goperation::{Error, JsonObject, MessageId, Ranges, now_millis};
 
 /// What a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,29 @@ pub struct Message {
     pub sent: u64,
     /// Arguments, payload or reply.
     pub body: Body,
+}
+
+impl Message {
+    /// A message of now with that body, and nothing else said.
+    #[must_use]
+    pub fn new(kind: Kind, id: MessageId, body: Body) -> Self {
+        Self {
+            kind,
+            id,
+            namespace: String::new(),
+            method: String::new(),
+            agents: None,
+            agent_type: None,
+            finish_time: None,
+            deadline: None,
+            attempt: 0,
+            reply_to: None,
+            correlation: None,
+            traceparent: None,
+            sent: now_millis(),
+            body,
+        }
+    }
 }
 
 /// Arguments and payloads are objects; a reply may be a failure.

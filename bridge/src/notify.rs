@@ -1,6 +1,6 @@
 //! NOTIFY: a message for a named queue, which need not exist.
 
-use goperation::{Error, MessageId, NotifyName, Reason, now_millis, struct_to_json, v1};
+use goperation::{Error, MessageId, NotifyName, Reason, struct_to_json, v1};
 
 use crate::{Body, Bridge, Context, Kind, Message, QueueName, Route, error::Fields};
 
@@ -8,8 +8,8 @@ impl Bridge {
     /// Puts a message into a notify queue.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` naming every bad field, `QUEUE_FULL`, `BROKER_UNAVAILABLE`,
-    /// `OUTCOME_UNKNOWN`, `TOO_LARGE`.
+    /// `INVALID_ARGUMENT` naming every bad field, `QUEUE_FULL`, `RATE_LIMITED`,
+    /// `BROKER_UNAVAILABLE`, `OUTCOME_UNKNOWN`, `TOO_LARGE`.
     pub async fn notify(
         &self,
         request: v1::NotifyRequest,
@@ -27,20 +27,8 @@ impl Bridge {
         };
         tracing::Span::current().record("message_id", id.as_str());
         let message = Message {
-            kind: Kind::Notify,
-            id,
-            namespace: String::new(),
-            method: String::new(),
-            agents: None,
-            agent_type: None,
-            finish_time: None,
-            deadline: None,
-            attempt: 0,
-            reply_to: None,
-            correlation: None,
             traceparent: Some(context.traceparent_or_new()),
-            sent: now_millis(),
-            body: Body::Object(payload),
+            ..Message::new(Kind::Notify, id, Body::Object(payload))
         };
         let target = format!("notify.{queue}");
         self.inner.remember([QueueName::Notify(queue.clone())]);

@@ -21,9 +21,12 @@ pub enum PublishError {
     /// A bounded queue is full. It was not delivered there.
     #[error("the queue is full")]
     Full,
-    /// The broker cannot be reached, is blocked, or too much is in flight: not published.
+    /// The broker cannot be reached or is blocked: not published.
     #[error("the broker is not available: {0}")]
     Unavailable(String),
+    /// More is in flight than may be at a time: not published.
+    #[error("{0}")]
+    Busy(String),
     /// Sent, but the confirmation never came: it may have been delivered.
     #[error("the broker did not confirm the message: {0}")]
     Unknown(String),

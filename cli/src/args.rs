@@ -6,6 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use goperation::v1::PortWish;
+use goperation_manager::Origin;
 use serde_json::Value;
 
 use crate::parse::{self, EntityRef, Target};
@@ -112,6 +113,9 @@ pub(crate) enum Command {
     /// Queues and dead letters
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Caches: small values that scripts leave for each other, for a time
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Print a completion script, e.g. `source <(gop completions bash)`
     Completions {
         /// The shell
@@ -154,6 +158,9 @@ pub(crate) struct Dev {
     /// TOML file of an agent, instead of the sample; its folders, manager and broker give way
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Web pages that may call from a browser, as http://localhost:5173; may be repeated
+    #[arg(long = "cors-origin", value_name = "ORIGIN")]
+    pub(crate) cors_origins: Vec<Origin>,
     /// Allow an address beyond loopback: there are no users and no TLS yet
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -190,6 +197,24 @@ pub(crate) enum AgentCommand {
     },
     /// Show one agent
     Show(AgentId),
+    /// Put an agent on record before its host is there; whoever registers first takes it over
+    Reserve {
+        /// Its host name
+        #[arg(long)]
+        host: String,
+        /// Its type
+        #[arg(long = "type", value_name = "TYPE", default_value = "application")]
+        agent_type: String,
+        /// An endpoint that it shall have
+        #[arg(long = "endpoint", value_name = "ENDPOINT")]
+        endpoints: Vec<String>,
+        /// Ports that it shall have, as `20000-20999`
+        #[arg(long = "ports", value_name = "RANGE")]
+        ports_ranges: Vec<String>,
+        /// Address of its host
+        #[arg(long, default_value = "", hide_default_value = true)]
+        address: String,
+    },
     /// Set an agent ACTIVE: only an ACTIVE one runs endpoint methods
     Activate {
         #[command(flatten)]
@@ -292,6 +317,9 @@ pub(crate) enum EntityCommand {
         /// A label
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
         labels: Vec<(String, String)>,
+        /// Its number, at least the endpoint's next one; that one when not said
+        #[arg(long, value_parser = parse::number)]
+        number: Option<i32>,
     },
     /// Ask the agent how an entity is
     Status(EntityId),
@@ -301,6 +329,9 @@ pub(crate) enum EntityCommand {
         entity: EntityId,
         #[command(flatten)]
         args: Arguments,
+        /// One-time token: nobody without it deletes the entity meanwhile
+        #[arg(long, default_value = "", hide_default_value = true)]
+        token: String,
     },
 }
 
@@ -334,6 +365,9 @@ pub(crate) enum PortCommand {
         /// Numbers of the ports
         #[arg(required = true, value_name = "PORT", value_parser = parse::port)]
         ports: Vec<i32>,
+        /// Free nothing when one of them is not reserved
+        #[arg(long)]
+        strict: bool,
     },
 }
 
@@ -413,5 +447,47 @@ pub(crate) enum QueueCommand {
         /// Conditions, as `reason = OVER_FINISHTIME`
         #[arg(long)]
         filter: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// List caches
+    Ls {
+        /// Conditions, as `key >= "job-" AND key < "job."`
+        #[arg(long)]
+        filter: Option<String>,
+    },
+    /// Show one cache
+    Show {
+        /// Its key
+        key: String,
+    },
+    /// Store a value, whether or not there is one
+    Set {
+        /// Its key; made and printed when not said
+        key: Option<String>,
+        #[command(flatten)]
+        value: Arguments,
+        /// How long it is kept, as `1h`: 30 s when not said, at most 7 days
+        #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+        ttl: Option<Duration>,
+        /// Only in the place of this version
+        #[arg(long, default_value = "", hide_default_value = true, requires = "key")]
+        etag: String,
+    },
+    /// Remove one cache
+    Rm {
+        /// Its key
+        key: String,
+    },
+    /// Remove every cache whose key begins so
+    Flush {
+        /// Beginning of the keys
+        #[arg(required_unless_present = "all")]
+        prefix: Option<String>,
+        /// All of them
+        #[arg(long, conflicts_with = "prefix")]
+        all: bool,
     },
 }

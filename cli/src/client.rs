@@ -7,8 +7,8 @@ use std::{future::Future, time::Duration};
 
 use goperation::v1::{
     self, agent_service_client::AgentServiceClient, bridge_service_client::BridgeServiceClient,
-    endpoint_service_client::EndpointServiceClient, entity_service_client::EntityServiceClient,
-    port_service_client::PortServiceClient,
+    cache_service_client::CacheServiceClient, endpoint_service_client::EndpointServiceClient,
+    entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
 };
 use tonic::{
     IntoRequest, Request, Response, Status,
@@ -77,6 +77,11 @@ impl Client {
         PortServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
+    /// Caches.
+    pub(crate) fn caches(&self) -> CacheServiceClient<Channel> {
+        CacheServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
     /// CAST, CALL, NOTIFY and queues.
     pub(crate) fn bridge(&self) -> BridgeServiceClient<Channel> {
         BridgeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
@@ -132,6 +137,7 @@ pages! {
     IndexEntitiesResponse: entities,
     IndexPortsResponse: ports,
     IndexQueuesResponse: queues,
+    IndexCachesResponse: caches,
     IndexDeadLettersResponse: dead_letters,
 }
 

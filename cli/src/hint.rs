@@ -53,6 +53,7 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         ),
         Reason::EntityNotFound => "`gop entity ls` lists the entities".to_owned(),
         Reason::PortNotFound => format!("`gop port ls {agent}` lists the ports"),
+        Reason::CacheNotFound => "it has expired, or never was: `gop cache ls`".to_owned(),
         Reason::RequestNotFound => "check the number of the request".to_owned(),
         Reason::QueueNotFound => {
             "no agent was ever registered there: `gop agent ls`, `gop queue ls`".to_owned()
@@ -133,6 +134,12 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
             "let the receivers catch up (`gop queue ls`), then try again".to_owned()
         }
         Reason::TooLarge => "send less, or the name of a file instead of its content".to_owned(),
+        Reason::RouteNotFound | Reason::MethodNotAllowed => {
+            "`/openapi.json` of the manager lists what there is".to_owned()
+        }
+        Reason::RequestTimeout => "send the body at once".to_owned(),
+        Reason::UnsupportedMediaType => "send application/json".to_owned(),
+        Reason::HostRefused => "ask by the address that the manager listens on".to_owned(),
         Reason::Internal => "the log of the role has the cause".to_owned(),
     }
 }

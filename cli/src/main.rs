@@ -100,6 +100,12 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
                 |client| async move { command::queue::run(&client, output, command).await },
             )
         }
+        Command::Cache(command) => {
+            ask(
+                &global,
+                |client| async move { command::cache::run(&client, output, command).await },
+            )
+        }
         Command::Completions { shell } => completions(shell),
     }
 }

@@ -139,6 +139,14 @@ pub(crate) fn or_dash(text: impl Into<String>) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
+/// The beginning of a text; `--json` has the whole.
+pub(crate) fn short(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
 /// A moment in UTC, to the second.
 pub(crate) fn time(time: Option<&Timestamp>) -> String {
     let moment = time.and_then(|t| {

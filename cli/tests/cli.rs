@@ -160,6 +160,9 @@ fn wrong_usage_is_two() {
         &["dev", "--agents", "0"],
         &["dev", "--broker", "http://127.0.0.1"],
         &["queue", "ls", "--server", "https://127.0.0.1"],
+        &["cache", "flush"],
+        &["cache", "set", "--etag", "x"],
+        &["entity", "create", "sample", "--on", "1", "--number", "0"],
         &["queue", "ls", "--log-level", "a=b=c"],
     ] {
         let (code, said) = refused(args);
@@ -377,6 +380,70 @@ fn a_paused_agent_holds_and_goes_on_when_resumed() {
     });
     dev.ok(&["agent", "activate", "1", "--off"]);
     assert!(dev.fails(&["call", "1/sample", "echo"]).contains("(AGENT_NOT_ACTIVE)"));
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn caches_are_set_listed_and_removed() {
+    let dev = Dev::start(&[]);
+    let set = dev.ok(&["cache", "set", "job-1", "--arg", "state=ready", "--arg", "n=3"]);
+    assert!(set.starts_with("KEY") && set.contains("job-1"), "{set}");
+    let shown = dev.json(&["cache", "show", "job-1"]);
+    assert_eq!(shown["cache"]["value"], json!({"state": "ready", "n": 3}));
+    assert_eq!(shown["cache"]["ttl"], "30s");
+    let etag = shown["cache"]["etag"].as_str().unwrap();
+    let set = ["cache", "set", "job-1", "--args", "{}", "--ttl", "1h", "--etag"];
+    assert_eq!(dev.json(&[&set[..], &[etag]].concat())["cache"]["ttl"], "3600s");
+    assert!(dev.fails(&[&set[..], &[etag]].concat()).contains("(ETAG_MISMATCH)"));
+    let made = dev.json(&["cache", "set", "--arg", "x=1"]);
+    let made = made["cache"]["key"].as_str().unwrap().to_owned();
+    assert!(dev.ok(&["cache", "ls"]).contains(&made));
+    let few = dev.ok(&["cache", "ls", "--filter", "key < d"]);
+    assert!(few.contains(&made) && !few.contains("job-1"), "{few}");
+    assert!(dev.ok(&["cache", "rm", &made]).contains("removed"));
+    let gone = dev.fails(&["cache", "show", &made]);
+    assert!(gone.contains("(CACHE_NOT_FOUND)\nhint: it has expired"), "{gone}");
+    assert_eq!(dev.ok(&["cache", "flush", "job-"]), "removed 1\n");
+    assert_eq!(dev.ok(&["cache", "flush", "--all"]), "removed 0\n");
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn an_agent_is_reserved_and_its_flags_are_careful() {
+    let dev = Dev::start(&[]);
+    let reserve = [
+        "agent",
+        "reserve",
+        "--host",
+        "h9",
+        "--type",
+        "scheduler",
+        "--endpoint",
+        "db",
+        "--endpoint",
+    ];
+    let reserved = dev.ok(&[&reserve[..], &["game"]].concat());
+    assert!(reserved.contains("reserved") && reserved.contains("db,game"), "{reserved}");
+    assert!(dev.ok(&["agent", "ls"]).contains("reserved"));
+    assert!(dev.ok(&["agent", "show", "2"]).contains("reserved"));
+    let again = dev.fails(&["agent", "reserve", "--host", "h9", "--type", "scheduler"]);
+    assert!(again.contains("(ALREADY_EXISTS)"), "{again}");
+    assert!(dev.fails(&["agent", "activate", "2"]).contains("(AGENT_OFFLINE)"));
+    assert!(dev.ok(&["agent", "delete", "2"]).contains("DELETED"));
+
+    dev.ok(&["agent", "activate", "1"]);
+    let create = ["entity", "create", "sample", "--on", "1", "--port", "web=20050", "--number"];
+    let created = dev.json(&[&create[..], &["7"]].concat());
+    assert_eq!(created["entity"]["number"], 7, "{created}");
+    let used = dev.fails(&[&create[..], &["7"]].concat());
+    assert!(used.contains("must be at least 8"), "{used}");
+    let strict = dev.fails(&["port", "free", "1", "20050", "20099", "--strict"]);
+    assert!(strict.contains("(PORT_NOT_FOUND)") && strict.contains("20099"), "{strict}");
+    assert!(dev.ok(&["port", "free", "1", "20050", "--strict"]).contains("freed web=20050"));
+    dev.ok(&["call", "1/sample", "entity_token", "--arg", "entity=7", "--arg", "token=mine"]);
+    let refused = dev.fails(&["entity", "delete", "sample:7"]);
+    assert!(refused.contains("somebody else is deleting it"), "{refused}");
+    assert!(dev.ok(&["entity", "delete", "sample:7", "--token", "yours"]).contains("deleted"));
     dev.stop(Signal::TERM);
 }
 

@@ -90,7 +90,7 @@ impl BridgeLink {
             method: call.method.to_owned(),
             args: Some(json_to_struct("args", &call.args)?),
             timeout: prost_types::Duration::try_from(wait).ok(),
-            finish_time: Some(to_timestamp(now.saturating_add(millis))),
+            finish_time: Some(to_timestamp(call.finish.unwrap_or(now.saturating_add(millis)))),
             message_id: call.id.to_string(),
         });
         request.set_timeout(wait + SLACK);
@@ -125,13 +125,13 @@ impl BridgeLink {
     }
 
     /// Sends a CAST to one agent.
-    pub(crate) async fn cast(&self, call: Call<'_>, finish_time: u64) -> Result<()> {
+    pub(crate) async fn cast(&self, call: Call<'_>) -> Result<()> {
         let request = CastRequest {
             target: Some(call.to.target(call.namespace)),
             method: call.method.to_owned(),
             args: Some(json_to_struct("args", &call.args)?),
             agents: String::new(),
-            finish_time: Some(to_timestamp(finish_time)),
+            finish_time: call.finish.map(to_timestamp),
             message_id: call.id.to_string(),
         };
         let mut client = self.client();
@@ -243,6 +243,8 @@ pub(crate) struct Call<'a> {
     pub(crate) method: &'a str,
     pub(crate) args: JsonObject,
     pub(crate) id: &'a MessageId,
+    /// When it may be started at the latest, unless that is the end of the wait.
+    pub(crate) finish: Option<u64>,
 }
 
 /// Whether a failed method is known not to have had its effect.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use goperation::{
-    Error, Reason, Result, Violation,
+    Error, Reason, Result, Violation, from_timestamp,
     v1::{PortWish, Protocol},
 };
 
@@ -19,6 +19,9 @@ pub(crate) const LABEL_VALUE: usize = 256;
 pub(crate) const PORT_COUNT: i32 = 1000;
 /// Longest name of a port, in characters.
 pub(crate) const PORT_NAME: usize = 64;
+
+/// How far from now a finish time may be, in milliseconds.
+const LONGEST_FINISH: u64 = 7 * 24 * 3600 * 1000;
 
 /// Bad fields, collected.
 #[derive(Debug, Default)]
@@ -50,6 +53,21 @@ pub(crate) fn number(field: &str, number: i32) -> Result<u32> {
     match u32::try_from(number) {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(Error::invalid(field, "must be a number from 1")),
+    }
+}
+
+/// Until when something may be started that a client gave a time for.
+pub(crate) fn finish_time(
+    field: &str,
+    given: Option<&prost_types::Timestamp>,
+    now: u64,
+) -> Result<Option<u64>> {
+    let Some(given) = given else { return Ok(None) };
+    let time = from_timestamp(given);
+    if time > now && time <= now + LONGEST_FINISH {
+        Ok(Some(time))
+    } else {
+        Err(Error::invalid(field, "must be in the future, at most 7 days from now"))
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use goperation::{ConfigError, parse_config, read_config};
 use goperation_bridge::{BridgeConfig, rabbit::RabbitConfig};
+use goperation_rest::Config as HttpConfig;
 use goperation_store as store;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tonic::transport::Uri;
@@ -41,6 +42,8 @@ pub struct Config {
     pub broker: Option<RabbitConfig>,
     /// Bounds of an embedded bridge.
     pub limits: BridgeConfig,
+    /// `[http]`: what clients may do over HTTP.
+    pub http: HttpConfig,
 }
 
 impl Default for Config {
@@ -55,6 +58,7 @@ impl Default for Config {
             bridge: BridgeAt::default(),
             broker: None,
             limits: BridgeConfig::default(),
+            http: HttpConfig::default(),
         }
     }
 }
@@ -170,12 +174,14 @@ mod tests {
         let config = load(
             "listen = '[::1]:80'\ndata_dir = '/d'\ndurability = 'power'\nlease = '3s'\n\
              call_timeout = '1m'\ndrain = '1s'\nbridge = 'http://b:7998'\n\
-             [broker]\nuri = 'amqp://u:secret@h'\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n",
+             [broker]\nuri = 'amqp://u:secret@h'\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n\
+             [http]\ncors_origins = ['https://a']\nmax_body = 2048\n",
         )
         .unwrap();
         let rabbit = config.broker.as_ref().unwrap();
         assert_eq!((rabbit.uri.as_str(), rabbit.prefix.as_str()), ("amqp://u:secret@h", "g2"));
         assert_eq!(config.limits.max_calls, 5);
+        assert_eq!((config.http.cors_origins.len(), config.http.max_body), (1, 2048));
         assert_eq!(config.durability, Durability::Power);
         assert_eq!(config.call_timeout, Duration::from_secs(60));
         assert!(matches!(&config.bridge, BridgeAt::Remote(uri) if uri.host() == Some("b")));
@@ -189,6 +195,9 @@ mod tests {
             ("\nlease = 'x'", "m.toml:2: lease: must be a duration"),
             ("bridge = 'ftp://x'", "m.toml:1: bridge: must be `embedded`"),
             ("[broker]\nuri = 'amqp://h'\nprefix = '.'", "m.toml:3: broker.prefix: "),
+            ("[http]\n\ncors_origins = ['*']", "m.toml:3: http.cors_origins: `*` must be"),
+            ("[http]\ntrusted_token = 'x'", "m.toml:2: http.trusted_token: must have 16"),
+            ("[http]\nnonsense = 1", "m.toml:2: http.nonsense: unknown field"),
             ("nonsense = 1", "m.toml:1: nonsense: unknown field"),
         ] {
             let error = load(text).unwrap_err().to_string();

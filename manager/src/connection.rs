@@ -1,42 +1,131 @@
-//! Connections that the manager owns although tonic runs them in tasks of its own.
+//! One accepted connection, as the HTTP server reads and writes it.
 //!
-//! Invariant: when the token is cancelled every connection fails, its task ends and its tracker
-//! token is dropped; so all of them can be waited for.
+//! Invariant: a peer that does not say which HTTP it speaks, or does not take what it asked for,
+//! fails the connection after a while; so no peer holds it for ever by doing nothing.
 
 use std::{
     io,
+    net::Shutdown,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::Stream;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     time::{Sleep, sleep},
 };
-use tokio_util::{
-    sync::{CancellationToken, WaitForCancellationFutureOwned},
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// A connection.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    _token: TaskTrackerToken,
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A peer that takes nothing for this long takes nothing more.
+const STALL: Duration = Duration::from_secs(60);
+/// What is still on its way from the peer is read for this long, as closing before it is read
+/// would take our last answer from the peer.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The socket of a connection. It outlives the server of the connection, for its last answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Socket {
+    stream: Arc<TcpStream>,
+    waiting: Arc<AtomicBool>,
 }
 
-fn was_cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the manager has stopped")
+impl Socket {
+    /// The socket of an accepted stream.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream: Arc::new(stream), waiting: Arc::default() }
+    }
+
+    /// The way on which the server reads and writes it. The version of HTTP has to be said within
+    /// `timeout`.
+    pub(crate) fn connection(&self, timeout: Duration) -> Connection {
+        Connection {
+            socket: self.clone(),
+            unsaid: Some(Unsaid { seen: 0, late: Box::pin(sleep(timeout)) }),
+            stall: None,
+        }
+    }
+
+    /// Notes that a whole request head has arrived.
+    pub(crate) fn begun(&self) {
+        self.waiting.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether something has arrived after the last answer that is no request yet.
+    pub(crate) fn is_within_request(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Writes a last answer, if there is room, to a peer that has none under way.
+    pub(crate) fn say(&self, answer: &[u8]) {
+        // A peer whose socket is full does not listen.
+        let _ = self.stream.try_write(answer);
+    }
+
+    /// Ends what we send, and waits for the peer to end, for a while.
+    pub(crate) async fn linger(&self) {
+        if SockRef::from(&*self.stream).shutdown(Shutdown::Write).is_ok() {
+            let _late = tokio::time::timeout(LINGER, self.discard()).await;
+        }
+    }
+
+    async fn discard(&self) {
+        let mut buffer = [0; 8192];
+        while self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => tokio::task::yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// A peer that has not said which HTTP it speaks.
+#[derive(Debug)]
+struct Unsaid {
+    seen: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+/// A connection, for the server.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: Socket,
+    unsaid: Option<Unsaid>,
+    stall: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
-    fn is_cut(&mut self, cx: &mut Context<'_>) -> bool {
-        self.cut.as_mut().poll(cx).is_ready()
+    /// Goes on with `write` until it does not block.
+    fn poll_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        self.socket.waiting.store(false, Ordering::Relaxed);
+        loop {
+            if self.socket.stream.poll_write_ready(cx)?.is_pending() {
+                let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(STALL)));
+                ready!(stall.as_mut().poll(cx));
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            match write(&self.socket.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    self.stall = None;
+                    return Poll::Ready(written);
+                }
+            }
+        }
     }
 }
 
@@ -46,10 +135,36 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_cut(cx) {
-            return Poll::Ready(Err(was_cut()));
+        if let Some(unsaid) = &mut self.unsaid
+            && unsaid.late.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        loop {
+            ready!(self.socket.stream.poll_read_ready(cx))?;
+            match self.socket.stream.try_read(buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let new = buf.filled().get(before..).unwrap_or_default();
+        if !new.is_empty() {
+            self.socket.waiting.store(true, Ordering::Relaxed);
+        }
+        if let Some(unsaid) = &mut self.unsaid {
+            let awaited = PREFACE.get(unsaid.seen..).unwrap_or_default();
+            unsaid.seen += new.len();
+            // Still the beginning of the preface, and not yet all of it.
+            if !awaited.starts_with(new) || unsaid.seen >= PREFACE.len() {
+                self.unsaid = None;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -59,10 +174,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_cut(cx) {
-            return Poll::Ready(Err(was_cut()));
-        }
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.poll_with(cx, |stream| stream.try_write(buf))
     }
 
     fn poll_write_vectored(
@@ -70,77 +182,18 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_cut(cx) {
-            return Poll::Ready(Err(was_cut()));
-        }
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.poll_with(cx, |stream| stream.try_write_vectored(bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-/// Pause after a connection that could not be accepted: there may be no file handles left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The connections that arrive at a listener. It never ends and never fails: one connection that
-/// cannot be accepted says nothing about the next.
-#[derive(Debug)]
-pub(crate) struct Connections {
-    listener: TcpListener,
-    cut: CancellationToken,
-    tracker: TaskTracker,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl Connections {
-    /// The connections of `listener`, each held by `tracker` until it ends or `cut` is cancelled.
-    pub(crate) fn new(listener: TcpListener, cut: CancellationToken, tracker: TaskTracker) -> Self {
-        Self { listener, cut, tracker, pause: None }
-    }
-}
-
-impl Stream for Connections {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
-                self.pause = None;
-            }
-            match ready!(self.listener.poll_accept(cx)) {
-                Ok((stream, _)) => {
-                    // Without it answers are only slower.
-                    let _ = stream.set_nodelay(true);
-                    return Poll::Ready(Some(Ok(Connection {
-                        stream,
-                        cut: Box::pin(self.cut.clone().cancelled_owned()),
-                        _token: self.tracker.token(),
-                    })));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection");
-                    self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
-                }
-            }
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.socket.stream).shutdown(Shutdown::Write))
     }
 }

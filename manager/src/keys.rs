@@ -25,6 +25,8 @@ pub(crate) const DELETES: &[u8] = b"m/delete/";
 pub(crate) const GONE_BY_TIME: &[u8] = b"m/gone-time/";
 /// Claims of messages, by when they end.
 pub(crate) const CLAIMS_BY_TIME: &[u8] = b"m/claim-time/";
+/// Caches, by when they expire.
+pub(crate) const CACHES_BY_TIME: &[u8] = b"m/cache-time/";
 
 /// The record of an agent.
 pub(crate) fn agent(id: u32) -> Key {
@@ -127,6 +129,27 @@ pub(crate) fn after_time<'a>(prefix: &[u8], key: &'a [u8]) -> Option<(u64, &'a [
 /// The end of the keys by time that are before `time`.
 pub(crate) fn before(prefix: &[u8], time: u64) -> Key {
     key(&[prefix, &time.to_be_bytes()])
+}
+
+/// A cache.
+pub(crate) fn cache(name: &str) -> Key {
+    key(&[b"m/cache/", name.as_bytes()])
+}
+
+/// When a cache expires.
+pub(crate) fn cache_time(time: u64, name: &str) -> Key {
+    key(&[CACHES_BY_TIME, &time.to_be_bytes(), b"/", name.as_bytes()])
+}
+
+/// When a cache expires, and its key, in a key of [`cache_time`].
+pub(crate) fn split_cache_time(key: &[u8]) -> Option<(u64, &str)> {
+    let (time, name) = after_time(CACHES_BY_TIME, key)?;
+    Some((time, std::str::from_utf8(name).ok()?))
+}
+
+/// How many caches there are.
+pub(crate) fn cache_totals() -> Key {
+    b"m/cache-totals".to_vec()
 }
 
 /// That a notify queue was used.

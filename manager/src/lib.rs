@@ -14,10 +14,12 @@ mod etag;
 mod filter;
 mod keys;
 mod lease;
+mod listen;
 mod mask;
 mod page;
 mod reconcile;
 mod record;
+mod rpc;
 mod server;
 mod service;
 
@@ -30,6 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use bridge_link::BridgeLink;
 pub use config::{BridgeAt, Config, Durability};
 pub use error::Error;
+pub use goperation_rest::{Config as HttpConfig, NotAnOrigin, Origin};
 
 use crate::{app::App, db::Db, lease::Leases, service::Services};
 
@@ -72,7 +75,7 @@ pub async fn run(
             () = app.stop.cancelled() => {}
         }
     };
-    let serve = server::serve(Services(app.clone()), listener, config.drain);
+    let serve = server::serve(Services(app.clone()), listener, config.http, config.drain);
     let (served, (), ()) = tokio::join!(serve, app.chores(), watch);
     match app.db.broken() {
         Some(error) => Err(Error::Store(error)),

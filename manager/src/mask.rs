@@ -16,6 +16,8 @@ pub(crate) struct Change {
     labels: Option<BTreeMap<String, String>>,
     /// Single labels: set, or removed.
     label: BTreeMap<String, Option<String>>,
+    /// Other paths that were named.
+    more: Vec<&'static str>,
 }
 
 impl Change {
@@ -32,16 +34,18 @@ impl Change {
         Ok(Self {
             description: Some(description.to_owned()),
             labels: Some(labels),
-            label: BTreeMap::new(),
+            ..Self::default()
         })
     }
 
-    /// What a mask names; without a mask, the fields that have a value.
+    /// What a mask names; without a mask, the fields that have a value. `more` are other paths
+    /// that it may name.
     pub(crate) fn masked(
         field: &str,
         mask: Option<&FieldMask>,
         description: &str,
         labels: &HashMap<String, String>,
+        more: &[&'static str],
     ) -> Result<Self> {
         let Self { description: whole, labels: all, .. } = Self::whole(field, description, labels)?;
         let all = all.unwrap_or_default();
@@ -60,14 +64,19 @@ impl Change {
                 (_, Some(key)) if check::is_label_key(key) => {
                     change.label.insert(key.to_owned(), all.get(key).cloned());
                 }
-                _ => bad.add(
-                    "update_mask",
-                    format!("`{path}` cannot be set; only description, labels and labels.KEY can"),
-                ),
+                (path, _) => match more.iter().find(|known| **known == path) {
+                    Some(known) => change.more.push(known),
+                    None => bad.add("update_mask", cannot_be_set(path, more)),
+                },
             }
         }
         bad.finish()?;
         Ok(change)
+    }
+
+    /// The paths that were named besides description and labels.
+    pub(crate) fn more(&self) -> &[&'static str] {
+        &self.more
     }
 
     /// Sets it, and says whether that changed anything.
@@ -91,6 +100,11 @@ impl Change {
         }
         before != (description.clone(), labels.clone())
     }
+}
+
+fn cannot_be_set(path: &str, more: &[&'static str]) -> String {
+    let can = [&["description", "labels", "labels.KEY"], more].concat().join(", ");
+    format!("`{path}` cannot be set; only these can: {can}")
 }
 
 /// Constraints of the fields that an operator may set, for blank resources.
@@ -117,7 +131,7 @@ mod tests {
     fn edit(paths: &[&str]) -> Result<(String, BTreeMap<String, String>)> {
         let mask = FieldMask { paths: paths.iter().map(|&p| p.to_owned()).collect() };
         let given = HashMap::from([("a".to_owned(), "1".to_owned())]);
-        let change = Change::masked("agent", Some(&mask), "new", &given)?;
+        let change = Change::masked("agent", Some(&mask), "new", &given, &["facts"])?;
         let mut description = "old".to_owned();
         let mut labels = BTreeMap::from([("b".to_owned(), "2".to_owned())]);
         change.apply(&mut description, &mut labels);
@@ -142,8 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn other_paths_are_handed_on() {
+        let mask = FieldMask { paths: vec!["facts".to_owned()] };
+        let change = Change::masked("agent", Some(&mask), "new", &HashMap::new(), &["facts"]);
+        let change = change.unwrap();
+        assert_eq!(change.more(), ["facts"]);
+        assert!(!change.apply(&mut "old".to_owned(), &mut BTreeMap::new()));
+    }
+
+    #[test]
     fn every_other_path_is_named() {
-        let error = edit(&["host", "description", "status"]).unwrap_err();
+        let error = edit(&["host", "description", "facts", "status"]).unwrap_err();
         assert_eq!(error.violations.len(), 2);
         assert!(error.message.contains("`host`") && error.message.contains("`status`"));
     }

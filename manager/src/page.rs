@@ -72,10 +72,15 @@ impl Ask {
         let more = page.len() > self.rows;
         page.truncate(self.rows);
         let next = match page.last() {
-            Some((key, _)) if more => hex(&[&self.query, key.as_slice()].concat()),
+            Some((key, _)) if more => self.token(key),
             _ => String::new(),
         };
         Page { rows: page.into_iter().map(|(_, row)| row).collect(), next, total }
+    }
+
+    /// The token of a page that ends with the row of this sort key.
+    pub(crate) fn token(&self, key: &[u8]) -> String {
+        hex(&[&self.query, key].concat())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gRPC server: every service, health and reflection on one port.
+//! The server: every service, health and reflection on one port, for gRPC, gRPC-Web and REST.
 //!
 //! Invariant: [`serve`] returns when no connection is left: by themselves until the drain is over,
 //! cut after it.
@@ -9,39 +9,32 @@ use goperation::{
     DESCRIPTOR,
     v1::{
         agent_service_server::AgentServiceServer, bridge_service_server::BridgeServiceServer,
-        endpoint_service_server::EndpointServiceServer, entity_service_server::EntityServiceServer,
-        port_service_server::PortServiceServer,
+        cache_service_server::CacheServiceServer, endpoint_service_server::EndpointServiceServer,
+        entity_service_server::EntityServiceServer, port_service_server::PortServiceServer,
     },
 };
+use goperation_rest::{Config as HttpConfig, Gateway};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{codegen::http, transport::Server};
+use tonic::service::Routes;
 use tonic_reflection::server::Builder as Reflection;
-use tracing::{Span, field::Empty};
 
-use crate::{Error, app::App, connection::Connections, service::Services};
+use crate::{
+    Error,
+    app::App,
+    listen::{Bounds, Ends, accept},
+    rpc::RpcLayer,
+    service::Services,
+};
 
 /// Largest message that is read: the inventory of a large agent.
 const LARGEST: usize = 16 << 20;
-/// How often an idle connection is asked whether it is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is broken off gets this long to reach its caller.
 const LAST: Duration = Duration::from_millis(500);
 
-fn span(request: &http::Request<()>) -> Span {
-    let rpc = request.uri().path().trim_start_matches('/');
-    tracing::info_span!(
-        "rpc",
-        rpc,
-        agent = Empty,
-        endpoint = Empty,
-        entity = Empty,
-        method = Empty,
-        message_id = Empty,
-    )
+fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Serve(error.into())
 }
 
 fn reflection() -> Reflection<'static> {
@@ -50,67 +43,69 @@ fn reflection() -> Reflection<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-/// Serves until `app.stop`, then drains for at most `drain`.
-pub(crate) async fn serve(
-    services: Services,
-    listener: TcpListener,
-    drain: Duration,
-) -> Result<(), Error> {
-    let broken = |error: Box<dyn std::error::Error + Send + Sync>| Error::Serve(error);
-    let app = services.0.clone();
+/// Every gRPC service, each RPC with its span and deadline however it is called.
+async fn routes(services: Services) -> Result<Routes, Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentServiceServer<Services>>().await;
     health.set_serving::<EndpointServiceServer<Services>>().await;
     health.set_serving::<EntityServiceServer<Services>>().await;
     health.set_serving::<PortServiceServer<Services>>().await;
     health.set_serving::<BridgeServiceServer<Services>>().await;
-
-    let cut = CancellationToken::new();
-    let connections = TaskTracker::new();
-    let incoming = Connections::new(listener, cut.clone(), connections.clone());
-    let server = Server::builder()
-        .trace_fn(span)
-        .http2_keepalive_interval(Some(KEEP_ALIVE))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+    health.set_serving::<CacheServiceServer<Services>>().await;
+    let agents = AgentServiceServer::new(services.clone()).max_decoding_message_size(LARGEST);
+    let mut routes = Routes::builder();
+    routes
         .add_service(health_service)
-        .add_service(reflection().build_v1().map_err(|e| broken(e.into()))?)
-        .add_service(reflection().build_v1alpha().map_err(|e| broken(e.into()))?)
-        .add_service(AgentServiceServer::new(services.clone()).max_decoding_message_size(LARGEST))
+        .add_service(reflection().build_v1().map_err(broken)?)
+        .add_service(reflection().build_v1alpha().map_err(broken)?)
+        .add_service(agents)
+        .add_service(CacheServiceServer::new(services.clone()))
         .add_service(EndpointServiceServer::new(services.clone()))
         .add_service(EntityServiceServer::new(services.clone()))
         .add_service(PortServiceServer::new(services.clone()))
-        .add_service(BridgeServiceServer::new(services))
-        .serve_with_incoming_shutdown(incoming, app.stop.clone().cancelled_owned());
+        .add_service(BridgeServiceServer::new(services));
+    Ok(routes.routes().into_axum_router().layer(RpcLayer).into())
+}
 
-    let mut time_is_up = std::pin::pin!(over(&app, drain));
-    let (served, late) = tokio::select! {
-        served = server => (served, false),
-        () = &mut time_is_up => (Ok(()), true),
-    };
-    // Whatever ended it: nothing goes on behind its back.
-    app.stop.cancel();
-    connections.close();
+/// Serves until `app.stop`, then drains for at most `drain`.
+pub(crate) async fn serve(
+    services: Services,
+    listener: TcpListener,
+    http: HttpConfig,
+    drain: Duration,
+) -> Result<(), Error> {
+    let app = services.0.clone();
+    let address = listener.local_addr().map_err(broken)?;
+    let bounds =
+        Bounds { header_timeout: http.header_timeout, max_connections: http.max_connections };
+    let gateway =
+        Gateway::new(routes(services).await?, DESCRIPTOR, http, address).map_err(broken)?;
+
+    let ends =
+        Ends { stop: app.stop.clone(), cut: CancellationToken::new(), tasks: TaskTracker::new() };
+    accept(listener, gateway, bounds, &ends).await;
+    let mut time_is_up = std::pin::pin!(tokio::time::sleep(drain));
+    // What accepts has ended, so nothing but the connections adds to them.
+    ends.tasks.close();
     app.tasks.close();
-    // Work whose caller has gone may still be under way.
-    let in_time = !late
-        && tokio::select! {
-            () = app.tasks.wait() => true,
-            () = time_is_up => false,
-        };
+    let in_time = tokio::select! {
+        () = ended(&ends.tasks, &app) => true,
+        () = &mut time_is_up => false,
+    };
     if !in_time {
         tracing::warn!("time is up: requests are broken off");
         app.abort.cancel();
         app.tasks.wait().await;
         // Their answers are on their way.
-        let _ = tokio::time::timeout(LAST, connections.wait()).await;
+        let _ = tokio::time::timeout(LAST, ends.tasks.wait()).await;
     }
-    cut.cancel();
-    connections.wait().await;
-    served.map_err(|error| Error::Serve(error.into()))
+    ends.cut.cancel();
+    ends.tasks.wait().await;
+    Ok(())
 }
 
-/// The end of the drain.
-async fn over(app: &App, drain: Duration) {
-    app.stop.cancelled().await;
-    tokio::time::sleep(drain).await;
+/// Waits for the end of all connections, and of work whose caller has gone.
+async fn ended(connections: &TaskTracker, app: &App) {
+    connections.wait().await;
+    app.tasks.wait().await;
 }

@@ -13,7 +13,7 @@ use rustix::fs::{Access, access};
 use toml::Spanned;
 use tonic::codegen::http::Uri;
 
-use crate::ports::PortRanges;
+use crate::{ports::PortRanges, token::TOKEN};
 
 /// The text that is checked, to find places in.
 pub(super) struct Source<'a> {
@@ -133,6 +133,9 @@ pub(super) fn method_name(
 ) -> Result<MethodName, ConfigError> {
     let name = MethodName::parse("method", key.get_ref())
         .map_err(|error| source.refused(Some(key.span()), error))?;
+    if name.as_str() == TOKEN {
+        return Err(source.bad(key.span(), "is the agent's own"));
+    }
     match name.as_str().strip_suffix("_entity") {
         Some(short @ ("create" | "delete" | "status")) => {
             Err(source.bad(key.span(), format!("is the agent's own: name it {short}")))

@@ -168,6 +168,38 @@ impl PortTable {
         }
     }
 
+    /// The reservations under a number that [`PortTable::free`] means.
+    fn meant(
+        &self,
+        port: u16,
+        protocol: Option<Protocol>,
+        endpoint: Option<&EndpointName>,
+        entity: Option<u32>,
+    ) -> Vec<Slot> {
+        let slots = protocol.unwrap_or_default().singles().iter().map(|&p| (port, p));
+        let is_meant = |holder: &EntityKey| {
+            endpoint.is_none_or(|e| *e == holder.endpoint)
+                && entity.is_none_or(|n| n == holder.number)
+        };
+        slots
+            .filter(|slot| self.slots.get(slot).is_some_and(|holding| is_meant(&holding.entity)))
+            .collect()
+    }
+
+    /// The numbers under which nothing that [`PortTable::free`] means is reserved, ascending.
+    #[must_use]
+    pub fn unknown(
+        &self,
+        ports: &[u16],
+        protocol: Option<Protocol>,
+        endpoint: Option<&EndpointName>,
+        entity: Option<u32>,
+    ) -> Vec<u16> {
+        let numbers: BTreeSet<u16> = ports.iter().copied().collect();
+        let unknown = |port: &u16| self.meant(*port, protocol, endpoint, entity).is_empty();
+        numbers.into_iter().filter(unknown).collect()
+    }
+
     /// Frees ports, on one protocol or (`None`) on both, and only those of an endpoint or entity
     /// where one is given.
     pub fn free(
@@ -180,18 +212,7 @@ impl PortTable {
         let mut freed = Freed::default();
         let numbers: BTreeSet<u16> = ports.iter().copied().collect();
         for port in numbers {
-            let meant: Vec<Slot> = protocol
-                .unwrap_or_default()
-                .singles()
-                .iter()
-                .map(|&p| (port, p))
-                .filter(|slot| {
-                    self.slots.get(slot).is_some_and(|holding| {
-                        endpoint.is_none_or(|e| *e == holding.entity.endpoint)
-                            && entity.is_none_or(|n| n == holding.entity.number)
-                    })
-                })
-                .collect();
+            let meant = self.meant(port, protocol, endpoint, entity);
             if meant.is_empty() {
                 freed.unknown.push(port);
             }

@@ -3,12 +3,15 @@
 //! Invariant: every row begins with the version of its layout; a row that cannot be read stops
 //! the start instead of being guessed.
 
-use goperation::{AgentStatus, EndpointName, Error, Reason, Result, Secret};
+use goperation::{AgentStatus, EndpointName, Error, MessageId, Reason, Result, Secret};
 use goperation_store::{Row, Scan, Store, Txn, Write};
 use prost::Message;
 
 use super::{EntityKey, EntityPhase, Pause, Precommit, State, Transition};
-use crate::ports::{PortRanges, PortTable, Protocol, Reserved};
+use crate::{
+    ports::{PortRanges, PortTable, Protocol, Reserved},
+    token::EntityToken,
+};
 
 const VERSION: u32 = 1;
 
@@ -19,6 +22,7 @@ const REPORTED: &[u8] = b"s/reported";
 const ENTITY: &[u8] = b"s/entity/";
 const PORT: &[u8] = b"s/port/";
 const TRANSITION: &[u8] = b"s/transition/";
+const TOKEN: &[u8] = b"s/token/";
 
 #[derive(Clone, PartialEq, Message)]
 struct Number {
@@ -96,6 +100,23 @@ struct TransitionRow {
     time: u64,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct TokenRow {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(string, tag = "2")]
+    endpoint: String,
+    #[prost(uint32, tag = "3")]
+    number: u32,
+    #[prost(string, tag = "4")]
+    token: String,
+    #[prost(uint64, tag = "5")]
+    expires: u64,
+    /// Id of the message that deletes with it; empty until one does.
+    #[prost(string, tag = "6")]
+    used_by: String,
+}
+
 fn put(txn: &mut Txn, key: Vec<u8>, row: &impl Message) {
     txn.writes.push(Write::Put(key, row.encode_to_vec()));
 }
@@ -156,6 +177,26 @@ pub(super) fn put_entity(txn: &mut Txn, key: &EntityKey, phase: EntityPhase) {
 
 pub(super) fn delete_entity(txn: &mut Txn, key: &EntityKey) {
     delete(txn, entity_key(key));
+}
+
+fn token_key(key: &EntityKey) -> Vec<u8> {
+    [TOKEN, key.endpoint.as_str().as_bytes(), b"/", &key.number.to_be_bytes()].concat()
+}
+
+pub(super) fn put_token(txn: &mut Txn, key: &EntityKey, token: &EntityToken) {
+    let row = TokenRow {
+        version: VERSION,
+        endpoint: key.endpoint.to_string(),
+        number: key.number,
+        token: token.token.clone(),
+        expires: token.expires,
+        used_by: token.used_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+    };
+    put(txn, token_key(key), &row);
+}
+
+pub(super) fn delete_token(txn: &mut Txn, key: &EntityKey) {
+    delete(txn, token_key(key));
 }
 
 fn port_key(protocol: Protocol, port: u16) -> Vec<u8> {
@@ -255,6 +296,8 @@ pub(super) fn load(ranges: PortRanges, rows: &[Row]) -> Result<State> {
             load_entity(&mut state, key, value)?;
         } else if key.starts_with(PORT) {
             load_port(&mut state, key, value)?;
+        } else if key.starts_with(TOKEN) {
+            load_token(&mut state, key, value)?;
         } else if key.starts_with(TRANSITION) {
             let transition = load_transition(key, value)?;
             state.next_transition = transition.sequence + 1;
@@ -295,6 +338,19 @@ fn load_entity(state: &mut State, key: &[u8], value: &[u8]) -> Result<()> {
         other => return Err(unreadable(key, format!("phase {other}"))),
     };
     state.entities.insert(EntityKey { endpoint, number: row.number }, phase);
+    Ok(())
+}
+
+fn load_token(state: &mut State, key: &[u8], value: &[u8]) -> Result<()> {
+    let row: TokenRow = read(key, value, |row: &TokenRow| row.version)?;
+    let endpoint =
+        EndpointName::parse("endpoint", &row.endpoint).map_err(|e| unreadable(key, e))?;
+    let used_by = match row.used_by.as_str() {
+        "" => None,
+        id => Some(MessageId::parse("used_by", id).map_err(|e| unreadable(key, e))?),
+    };
+    let token = EntityToken { token: row.token, expires: row.expires, used_by };
+    state.tokens.insert(EntityKey { endpoint, number: row.number }, token);
     Ok(())
 }
 

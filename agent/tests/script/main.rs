@@ -176,11 +176,11 @@ async fn large_input_and_output_do_not_wait_for_each_other() {
 async fn the_limit_kills_the_whole_group() {
     let script =
         format!("trap '' TERM INT HUP; {FOREVER} & echo $! >child; echo $$ >own; wait; {FOREVER}");
-    let game = game(&script, ", timeout = \"1s\"");
+    let game = game(&script, ", timeout = \"3s\"");
     let began = Instant::now();
     let error = game.fails().await;
-    assert!(error.message.contains("timed out after 1s and was killed"), "{error}");
-    assert!((1..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!(error.message.contains("timed out after 3s and was killed"), "{error}");
+    assert!((3..30).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
     assert!(!exists(game.pid("own").await), "reaped");
     let child = game.pid("child").await;
     until("the child is gone", || !runs(child)).await;
@@ -208,7 +208,7 @@ async fn a_child_that_keeps_the_output_does_not_hang_the_method() {
     let game = game(&format!("{FOREVER} & echo $! >child; echo '{{\"ok\":1}}'"), "");
     let began = Instant::now();
     assert_eq!(game.run().await.unwrap()["ok"], 1, "the method itself ended well");
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     let child = game.pid("child").await;
     until("the child is gone", || !runs(child)).await;
 }
@@ -218,7 +218,7 @@ async fn a_child_in_its_own_session_that_keeps_the_output_does_not_hang_the_meth
     let game = game(&format!("setsid {FOREVER} & echo $! >child; echo '{{\"ok\":1}}'"), "");
     let began = Instant::now();
     assert_eq!(game.run().await.unwrap()["ok"], 1);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     let child = game.pid("child").await;
     end(child);
 }

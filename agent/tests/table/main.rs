@@ -10,8 +10,10 @@
 mod fleet;
 
 mod delete;
+mod messages;
 mod ports;
 mod status;
+mod token;
 mod upgrade;
 
 use std::{path::Path, time::Duration};
@@ -25,8 +27,9 @@ use self::fleet::{Fleet, SOON, TestAgent, target};
 
 /// For a CALL that is answered at once.
 const WAIT: Duration = Duration::from_secs(10);
-/// For a CALL that is answered only when its time is over.
-const SHORT: Duration = Duration::from_secs(1);
+/// For a CALL that is answered only when its time is over. It is held for half a second and not
+/// sent again in the last one, so a second is left for the answer.
+const SHORT: Duration = Duration::from_millis(1500);
 
 /// CALLs one of the agent's own methods.
 async fn call(

@@ -80,6 +80,25 @@ async fn ports_are_reserved_refused_by_name_and_freed() {
     assert_eq!(free(&fleet, &agent, half.clone()).await, (vec![own[1]], vec![]));
     assert_eq!(free(&fleet, &agent, half).await, (vec![], vec![own[1]]));
 
+    // Strictly: all of them or none.
+    for (args, missing) in [
+        (json!({"ports": [own[3], own[0], own[1]]}), format!("{}", own[3])),
+        (json!({"ports": own[..3], "endpoint": "game", "entity": one}), format!("{}", own[2])),
+        (json!({"ports": own[..2], "entity": two}), format!("{},{}", own[0], own[1])),
+        (json!({"ports": [own[1]], "protocol": "tcp"}), format!("{}", own[1])),
+    ] {
+        let mut args = args;
+        args["strict"] = json!(true);
+        let error = call(&fleet, &agent, "free_ports", args.clone()).await.unwrap_err();
+        assert_eq!(error.reason, Reason::PortNotFound, "{args}: {error}");
+        assert_eq!(error.metadata["ports"], missing, "{args}");
+    }
+    let held = freeze(&fleet, &agent, two, json!([{"port": own[0]}])).await.unwrap_err();
+    assert_eq!(held.metadata["holder"], format!("game {one}"), "nothing was freed");
+    let all = json!({"ports": [own[2]], "entity": two, "strict": true});
+    // TCP and UDP were reserved one after the other.
+    assert_eq!(free(&fleet, &agent, all).await, (vec![own[2], own[2]], vec![]));
+
     // What was answered is there after a restart.
     agent.stop().await;
     let agent = fleet.agent("h1", &toml(&own)).await;

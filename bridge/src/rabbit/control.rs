@@ -294,26 +294,12 @@ impl Control {
     pub(super) async fn remove_agent(&self, agent: &Address) -> Result<u32, TransportError> {
         let session = self.ready().await?;
         let layout = &self.context.layout;
-        let queue = layout.cast_queue(agent);
-        let mut drained = 0;
-        if depth(&session, &queue).await?.is_some() {
-            let channel = session.channel().await?;
-            // Nothing new may arrive; what waits in a step then goes to the dead letters.
-            for (from, key) in [
-                (layout.direct(), cast_key(agent)),
-                (layout.returning(), any_step(&cast_key(agent))),
-                (layout.fanout_agents(), String::new()),
-            ] {
-                unbind(&channel, queue.clone(), from, key).await?;
-            }
-            close(&channel).await;
-            loop {
-                drained += self.drain(&session, &queue).await?;
-                if self.delete_empty(&session, &queue).await? {
-                    break;
-                }
-            }
-        }
+        // The other one is there when the queue type was changed in the configuration.
+        let (kind, other) = (layout.kind(), layout.kind().other());
+        let mut drained =
+            self.remove_queue(&session, agent, layout.cast_queue(agent), kind).await?;
+        let old = layout.other_cast_queue(agent);
+        drained += self.remove_queue(&session, agent, old, other).await?;
         let channel = session.channel().await?;
         let options = ExchangeDeleteOptions::default();
         answered(channel.exchange_delete(layout.agent(agent).into(), options)).await?;
@@ -321,11 +307,47 @@ impl Control {
         Ok(drained)
     }
 
+    /// Removes one CAST queue of an agent; answers how many messages became dead letters.
+    async fn remove_queue(
+        &self,
+        session: &Session,
+        agent: &Address,
+        queue: String,
+        kind: CastQueue,
+    ) -> Result<u32, TransportError> {
+        if depth(session, &queue).await?.is_none() {
+            return Ok(0);
+        }
+        let layout = &self.context.layout;
+        let channel = session.channel().await?;
+        // Nothing new may arrive; what waits in a step then goes to the dead letters.
+        for (from, key) in [
+            (layout.direct(), cast_key(agent)),
+            (layout.returning(), any_step(&cast_key(agent))),
+            (layout.fanout_agents(), String::new()),
+        ] {
+            unbind(&channel, queue.clone(), from, key).await?;
+        }
+        close(&channel).await;
+        let mut drained = 0;
+        loop {
+            drained += self.drain(session, &queue).await?;
+            if self.delete_empty(session, &queue, kind).await? {
+                return Ok(drained);
+            }
+        }
+    }
+
     /// Deletes a queue. A classic one only if it is empty, for a broadcast by endpoint may still
     /// come in; a quorum queue cannot be asked for that.
-    async fn delete_empty(&self, session: &Session, queue: &str) -> Result<bool, Fault> {
+    async fn delete_empty(
+        &self,
+        session: &Session,
+        queue: &str,
+        kind: CastQueue,
+    ) -> Result<bool, Fault> {
         let channel = session.channel().await?;
-        let if_empty = self.context.layout.kind() == CastQueue::Classic;
+        let if_empty = kind == CastQueue::Classic;
         let options = QueueDeleteOptions { if_empty, ..QueueDeleteOptions::default() };
         match answered(channel.queue_delete(queue.into(), options)).await {
             Ok(lost) => {

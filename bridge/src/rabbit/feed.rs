@@ -28,6 +28,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Context,
@@ -177,7 +178,9 @@ impl Feed {
                 Ok((channel, mut consumer)) => {
                     (backoff, locked, told) = (Backoff::default(), None, false);
                     self.live.feed(self.number, true);
-                    let end = self.pump(&name, &mut consumer).await;
+                    let gone = CancellationToken::new();
+                    let _with_the_channel = gone.clone().drop_guard();
+                    let end = self.pump(&name, &mut consumer, &gone).await;
                     self.live.feed(self.number, false);
                     drop(channel);
                     tracing::debug!(%queue, ?end, "no longer consuming");
@@ -224,7 +227,12 @@ impl Feed {
     }
 
     /// Hands over what arrives, until the consumer ends or the receiver has gone.
-    async fn pump(&self, name: &QueueName, consumer: &mut Consumer) -> Option<lapin::Error> {
+    async fn pump(
+        &self,
+        name: &QueueName,
+        consumer: &mut Consumer,
+        gone: &CancellationToken,
+    ) -> Option<lapin::Error> {
         loop {
             let next = tokio::select! {
                 next = consumer.next() => next?,
@@ -264,7 +272,11 @@ impl Feed {
             }
             let Ok(slot) = slot else { return None };
             let ack: Box<dyn Ack> = match permit {
-                Some(permit) => Box::new(Settle { acker: Some(arrived.acker), _permit: permit }),
+                Some(permit) => Box::new(Settle {
+                    acker: Some(arrived.acker),
+                    gone: gone.clone(),
+                    _permit: permit,
+                }),
                 None => {
                     settle(arrived.acker.ack(BasicAckOptions::default())).await;
                     Box::new(Settled)
@@ -304,6 +316,8 @@ async fn settle(settling: impl Future<Output = lapin::Result<bool>>) {
 #[derive(Debug)]
 struct Settle {
     acker: Option<Acker>,
+    /// Cancelled with its channel: then nobody answers, and there is nothing to wait for.
+    gone: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -311,13 +325,14 @@ struct Settle {
 impl Ack for Settle {
     async fn ack(mut self: Box<Self>) {
         if let Some(acker) = self.acker.take() {
-            settle(acker.ack(BasicAckOptions::default())).await;
+            let acked = settle(acker.ack(BasicAckOptions::default()));
+            self.gone.run_until_cancelled(acked).await;
         }
     }
 
     async fn requeue(mut self: Box<Self>) {
         if let Some(acker) = self.acker.take() {
-            settle(acker.nack(requeue())).await;
+            self.gone.run_until_cancelled(settle(acker.nack(requeue()))).await;
         }
     }
 }

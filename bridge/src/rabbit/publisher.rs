@@ -104,7 +104,9 @@ impl Publisher {
             return Err(unavailable("the transport is closed").into());
         }
         let Ok(_permit) = self.in_flight.try_acquire() else {
-            return Err(unavailable("too many messages are in flight").into());
+            let most = self.context.config.max_in_flight;
+            let why = format!("{most} messages are in flight to the broker, as many as may be");
+            return Err(PublishError::Busy(why).into());
         };
         let name = |name: &str| short("name", name).map_err(|_| unavailable("a name is too long"));
         let (exchange, key) = (name(&target.exchange)?, name(&target.key)?);

@@ -92,8 +92,8 @@ async fn an_agent_busy_to_the_end_is_said_in_time() {
         }
     });
     let start = Instant::now();
-    let error = failure(bed.client().call(call(Duration::from_secs(3))).await);
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let error = failure(bed.client().call(call(Duration::from_secs(5))).await);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(error.reason, Reason::AgentBusy);
     assert!(error.retry_after.is_some() && error.metadata.contains_key("message_id"));
     playing.abort();
@@ -130,7 +130,8 @@ async fn no_reply_in_time_is_an_unknown_outcome_with_the_id() {
     let start = Instant::now();
     let error = failure(bed.client().call(request).await);
     let took = start.elapsed();
-    assert!(took >= Duration::from_millis(3500) && took < Duration::from_secs(4), "{took:?}");
+    // By how much before it, is what the test of the context looks at.
+    assert!(took >= Duration::from_millis(3500) && took < LONG / 2, "{took:?}");
     assert_eq!(error.reason, Reason::OutcomeUnknown);
     assert_eq!(error.metadata["message_id"], "mine-1");
     // It was sent, and sent again after a second of silence.
@@ -153,7 +154,7 @@ async fn busy_and_then_silence_is_an_unknown_outcome() {
         agent.message().await;
         agent
     });
-    let error = failure(bed.client().call(call(Duration::from_secs(3))).await);
+    let error = failure(bed.client().call(call(Duration::from_secs(6))).await);
     assert_eq!(error.reason, Reason::OutcomeUnknown);
     drop(playing.await.unwrap());
     bed.close().await;

@@ -1,8 +1,9 @@
-//! `gop agent ls|show|activate|pause|resume|delete|clean`.
+//! `gop agent ls|show|reserve|activate|pause|resume|delete|clean`.
 
 use goperation::v1::{
-    ActivateAgentRequest, Agent, AgentState, CleanAgentRequest, DeleteAgentRequest,
-    IndexAgentsRequest, PauseAgentRequest, ResumeAgentRequest, ShowAgentRequest,
+    ActivateAgentRequest, Agent, AgentState, CleanAgentRequest, CreateAgentRequest,
+    DeleteAgentRequest, IndexAgentsRequest, PauseAgentRequest, ResumeAgentRequest,
+    ShowAgentRequest,
 };
 
 use crate::{
@@ -22,6 +23,19 @@ pub(crate) async fn run(
     match command {
         AgentCommand::Ls { filter, all } => list(client, output, filter, all).await,
         AgentCommand::Show(agent) => one(client, output, agent.id).await,
+        AgentCommand::Reserve { host, agent_type, endpoints, ports_ranges, address } => {
+            let message = CreateAgentRequest {
+                r#type: agent_type,
+                host,
+                address,
+                ports_ranges,
+                endpoints,
+                reserve: true,
+                ..CreateAgentRequest::default()
+            };
+            let answer = client.agents().create_agent(client.request(message)).await?.into_inner();
+            output.answer(&answer, |a| rows(a.agent.as_slice()))
+        }
         AgentCommand::Activate { agent, off } => {
             let state = if off { AgentState::Unactive } else { AgentState::Active };
             let message = ActivateAgentRequest { id: agent.id, state: state.into() };
@@ -109,7 +123,7 @@ fn rows(agents: &[Agent]) -> String {
                 a.r#type.clone(),
                 a.host.clone(),
                 state(a),
-                yes(a.online),
+                online(a),
                 clock(a),
                 a.entities.to_string(),
                 or_dash(a.endpoints.join(",")),
@@ -128,7 +142,7 @@ fn details(a: &Agent) -> String {
         ("state", format!("{} ({})", state(a), a.status)),
         ("cause", a.status_cause.clone()),
         ("since", time(a.status_time.as_ref())),
-        ("online", yes(a.online)),
+        ("online", online(a)),
         ("clock", clock(a)),
         ("ports", a.ports_ranges.join(",")),
         ("endpoints", a.endpoints.join(",")),
@@ -165,8 +179,14 @@ fn state(agent: &Agent) -> String {
     name.strip_prefix("AGENT_STATE_").unwrap_or(name).to_owned()
 }
 
-fn yes(is: bool) -> String {
-    if is { "yes" } else { "no" }.to_owned()
+/// Whether it is there, or only on record.
+fn online(agent: &Agent) -> String {
+    match (agent.reserved, agent.online) {
+        (true, _) => "reserved",
+        (_, true) => "yes",
+        _ => "no",
+    }
+    .to_owned()
 }
 
 /// `ok`, or how far the agent's clock is off.
@@ -191,5 +211,12 @@ mod tests {
         let agent = Agent { clock_skew: true, clock_offset: Some(offset), ..Agent::default() };
         assert_eq!(clock(&agent), "CLOCK_SKEW -7.2s");
         assert_eq!(clock(&Agent::default()), "ok");
+    }
+
+    #[test]
+    fn a_reserved_agent_is_seen() {
+        let agent = Agent { reserved: true, ..Agent::default() };
+        assert_eq!(online(&agent), "reserved");
+        assert_eq!(online(&Agent::default()), "no");
     }
 }

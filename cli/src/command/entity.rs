@@ -2,8 +2,9 @@
 
 use goperation::v1::{
     CreateEntityRequest, DeleteEntityRequest, Entity, IndexEntitiesRequest, ShowEntityRequest,
-    StatusEntityRequest,
+    ShowEntityResponse, StatusEntityRequest,
 };
+use tonic::{Response, Status};
 
 use crate::{
     args::{Arguments, EntityCommand},
@@ -25,8 +26,20 @@ pub(crate) async fn run(
         EntityCommand::Ls { endpoint, agent, filter } => {
             list(client, output, endpoint, agent, filter).await
         }
-        EntityCommand::Show(name) => show(client, output, &name.entity()?).await,
-        EntityCommand::Create { endpoint, agent, ports, count, args, description, labels } => {
+        EntityCommand::Show(name) => {
+            let answer = record(client, &name.entity()?).await?;
+            output.answer(&answer, |a| a.entity.as_ref().map(details).unwrap_or_default())
+        }
+        EntityCommand::Create {
+            endpoint,
+            agent,
+            ports,
+            count,
+            args,
+            description,
+            labels,
+            number,
+        } => {
             let request = CreateEntityRequest {
                 endpoint,
                 agent_id: agent,
@@ -34,29 +47,39 @@ pub(crate) async fn run(
                 args: Some(args.to_struct()?),
                 description,
                 labels: labels.into_iter().collect(),
+                number: number.unwrap_or_default(),
+                finish_time: None,
             };
             create(client, output, request).await
         }
         EntityCommand::Status(name) => status(client, output, &name.entity()?).await,
-        EntityCommand::Delete { entity, args } => {
-            delete(client, output, &entity.entity()?, &args).await
+        EntityCommand::Delete { entity, args, token } => {
+            delete(client, output, &entity.entity()?, &args, token).await
         }
     }
 }
 
 /// The agent that an entity is on.
 pub(crate) async fn agent_of(client: &Client, entity: &EntityRef) -> Result<i32, Error> {
-    let request = ShowEntityRequest { endpoint: entity.endpoint.clone(), number: entity.number };
-    let answer = client
-        .entities()
-        .show_entity(client.request(request))
-        .await
-        .map_err(|e| about(e, entity))?
-        .into_inner();
+    let answer = record(client, entity).await?;
     answer
         .entity
         .map(|e| e.agent_id)
         .ok_or_else(|| Error::Failed("the manager's answer has no entity".to_owned()))
+}
+
+async fn record(client: &Client, entity: &EntityRef) -> Result<ShowEntityResponse, Error> {
+    let request = ShowEntityRequest { endpoint: entity.endpoint.clone(), number: entity.number };
+    known(client.entities().show_entity(client.request(request)).await, entity)
+}
+
+fn known<T>(answer: Result<Response<T>, Status>, entity: &EntityRef) -> Result<T, Error> {
+    match answer {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => {
+            Err(Error::from(status).about(&Subject::entity(&entity.endpoint, entity.number)))
+        }
+    }
 }
 
 async fn list(
@@ -82,17 +105,6 @@ async fn list(
     output.answer(&answer, |a| rows(&a.entities))
 }
 
-async fn show(client: &Client, output: Output, entity: &EntityRef) -> Result<(), Error> {
-    let request = ShowEntityRequest { endpoint: entity.endpoint.clone(), number: entity.number };
-    let answer = client
-        .entities()
-        .show_entity(client.request(request))
-        .await
-        .map_err(|e| about(e, entity))?
-        .into_inner();
-    output.answer(&answer, |a| a.entity.as_ref().map(details).unwrap_or_default())
-}
-
 async fn create(
     client: &Client,
     output: Output,
@@ -114,12 +126,8 @@ async fn create(
 
 async fn status(client: &Client, output: Output, entity: &EntityRef) -> Result<(), Error> {
     let request = StatusEntityRequest { endpoint: entity.endpoint.clone(), number: entity.number };
-    let answer = client
-        .entities()
-        .status_entity(client.request(request))
-        .await
-        .map_err(|e| about(e, entity))?
-        .into_inner();
+    let answer = client.entities().status_entity(client.request(request)).await;
+    let answer = known(answer, entity)?;
     output.answer(&answer, |a| rows(a.entity.as_slice()) + &result(a.result.as_ref()))
 }
 
@@ -128,26 +136,20 @@ async fn delete(
     output: Output,
     entity: &EntityRef,
     args: &Arguments,
+    token: String,
 ) -> Result<(), Error> {
     let request = DeleteEntityRequest {
         endpoint: entity.endpoint.clone(),
         number: entity.number,
         args: Some(args.to_struct()?),
-        etag: String::new(),
+        token,
+        ..DeleteEntityRequest::default()
     };
-    let answer = client
-        .entities()
-        .delete_entity(client.request(request))
-        .await
-        .map_err(|e| about(e, entity))?
-        .into_inner();
+    let answer = client.entities().delete_entity(client.request(request)).await;
+    let answer = known(answer, entity)?;
     output.answer(&answer, |a| {
         format!("deleted {}:{}\n", entity.endpoint, entity.number) + &result(a.result.as_ref())
     })
-}
-
-fn about(status: tonic::Status, entity: &EntityRef) -> Error {
-    Error::from(status).about(&Subject::entity(&entity.endpoint, entity.number))
 }
 
 fn rows(entities: &[Entity]) -> String {

@@ -1,6 +1,7 @@
 //! What a person types: each command asks the manager and prints its answer.
 
 pub(crate) mod agent;
+pub(crate) mod cache;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
 pub(crate) mod notify;

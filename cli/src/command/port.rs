@@ -39,7 +39,15 @@ pub(crate) async fn run(
             };
             output.answer(&answer, |a| rows(&a.ports))
         }
-        PortCommand::Free { agent, ports } => free(client, output, agent.id, ports).await,
+        PortCommand::Free { agent, ports, strict } => {
+            let request = FreePortsRequest {
+                agent_id: agent.id,
+                ports,
+                strict,
+                ..FreePortsRequest::default()
+            };
+            free(client, output, request).await
+        }
     }
 }
 
@@ -65,8 +73,8 @@ async fn list(client: &Client, output: Output, agent: i32) -> Result<(), Error> 
     output.answer(&answer, |a| rows(&a.ports))
 }
 
-async fn free(client: &Client, output: Output, agent: i32, ports: Vec<i32>) -> Result<(), Error> {
-    let request = FreePortsRequest { agent_id: agent, ports, ..FreePortsRequest::default() };
+async fn free(client: &Client, output: Output, request: FreePortsRequest) -> Result<(), Error> {
+    let agent = request.agent_id;
     let answer = client
         .ports()
         .free_ports(client.request(request))

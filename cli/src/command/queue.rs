@@ -7,7 +7,7 @@ use crate::{
     args::QueueCommand,
     client::{Client, PAGE, all_pages},
     error::Error,
-    output::{Output, object, or_dash, table, time},
+    output::{Output, object, or_dash, short, table, time},
 };
 
 /// Runs one command.
@@ -81,12 +81,4 @@ fn rows(queues: &[Queue]) -> String {
             ]
         }),
     )
-}
-
-/// The beginning of a text; `--json` has the whole.
-fn short(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
-    }
 }

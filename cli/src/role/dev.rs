@@ -5,13 +5,12 @@
 
 use std::{
     fs, io,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use goperation_agent::Config as AgentConfig;
 use goperation_bridge::{BridgeConfig, rabbit::RabbitConfig};
-use goperation_manager::Config as ManagerConfig;
+use goperation_manager::{Config as ManagerConfig, HttpConfig};
 use goperation_store::Options;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -78,12 +77,18 @@ pub(crate) async fn run(args: Dev) -> Result<(), Error> {
     };
     let signals = Signals::watch()?;
     let (listener, address) = bind(args.listen).await?;
+    let http = HttpConfig { cors_origins: args.cors_origins, ..HttpConfig::default() };
     let data_dir = args.data_dir;
     let folder = blocking(move || Folder::make(data_dir)).await?;
     let ran = match configs(folder.path(), given, args.agents).await {
         Ok(agents) => {
-            in_folder(folder.path(), agents, rabbit_config, listener, address, signals.token())
-                .await
+            let config = ManagerConfig {
+                listen: address,
+                data_dir: folder.path().to_owned(),
+                http,
+                ..ManagerConfig::default()
+            };
+            in_folder(folder.path(), agents, rabbit_config, listener, config, signals.token()).await
         }
         Err(error) => Err(error),
     };
@@ -125,7 +130,7 @@ async fn in_folder(
     agents: Vec<AgentConfig>,
     rabbit_config: Option<RabbitConfig>,
     listener: TcpListener,
-    address: SocketAddr,
+    config: ManagerConfig,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
     let store = open_store(Options::new(folder.join("manager"))).await?;
@@ -136,11 +141,7 @@ async fn in_folder(
     let ran = match transport {
         Ok(transport) => {
             let carrier = Carrier::start(transport, BridgeConfig::default());
-            let config = ManagerConfig {
-                listen: address,
-                data_dir: folder.to_owned(),
-                ..ManagerConfig::default()
-            };
+            let address = config.listen;
             // Ends last: agents say good-bye to it.
             let last = CancellationToken::new();
             let manager = serve(config, listener, &store, carrier.link(), &last);

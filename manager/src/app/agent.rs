@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use goperation::{
     AgentStatus, Error, Result,
     v1::{
-        Agent, AgentState, EditAgentRequest, IndexAgentsRequest, IndexAgentsResponse,
+        Agent, AgentFacts, AgentState, EditAgentRequest, IndexAgentsRequest, IndexAgentsResponse,
         NewAgentResponse, UpdateAgentRequest,
     },
 };
 
-use super::App;
+use super::{App, hardware::Hardware};
 use crate::{
     check, etag,
     filter::{Cell, Field, Filter, Kind, Row},
@@ -67,6 +67,10 @@ enum By {
     Id,
     Host,
     Type,
+    Status,
+    Cpu,
+    Memory,
+    Disk,
     CreateTime,
 }
 
@@ -76,6 +80,10 @@ fn order(text: &str) -> Result<(By, bool)> {
         None | Some("id") => By::Id,
         Some("host") => By::Host,
         Some("type") => By::Type,
+        Some("status") => By::Status,
+        Some("cpu") => By::Cpu,
+        Some("memory") => By::Memory,
+        Some("disk") => By::Disk,
         Some("create_time") => By::CreateTime,
         Some(_) => return Err(bad_order()),
     };
@@ -88,16 +96,29 @@ fn order(text: &str) -> Result<(By, bool)> {
 }
 
 fn bad_order() -> Error {
-    Error::invalid("order_by", "must be id, host, type or create_time, each with optional desc")
+    Error::invalid(
+        "order_by",
+        "must be id, host, type, status, cpu, memory, disk or create_time, each with optional desc",
+    )
+}
+
+/// A number so that the order of bytes is that of numbers, negative ones included.
+fn ordered(number: i32) -> Vec<u8> {
+    (i64::from(number) - i64::from(i32::MIN)).to_be_bytes().to_vec()
 }
 
 impl By {
     /// The number at the end makes each key its own.
     fn key(self, record: &AgentRecord) -> Vec<u8> {
+        let fact = |get: fn(&AgentFacts) -> i32| ordered(record.facts.as_ref().map_or(0, get));
         let first = match self {
             Self::Id => Vec::new(),
             Self::Host => [record.host.as_bytes(), &[0]].concat(),
             Self::Type => [record.agent_type.as_bytes(), &[0]].concat(),
+            Self::Status => ordered(record.status),
+            Self::Cpu => fact(|facts| facts.cpu),
+            Self::Memory => fact(|facts| facts.memory_mib),
+            Self::Disk => fact(|facts| facts.disk_mib),
             Self::CreateTime => record.create_time.to_be_bytes().to_vec(),
         };
         [first.as_slice(), &record.id.to_be_bytes()].concat()
@@ -168,7 +189,9 @@ impl App {
         for (field, text) in [
             ("type", "a letter, then letters, digits or dashes, at most 64"),
             ("host", "a host name, at most 128 characters"),
-            ("secret", "16 to 256 characters that only the agent has"),
+            ("secret", "16 to 256 characters that only the agent has; none with reserve"),
+            ("reserve", "only puts the agent on record, for whoever registers as it first"),
+            ("endpoints", "only with reserve: an agent brings its own"),
             ("address", "at most 256 characters"),
             ("ports_ranges", "each a-b or a, both ends usable, from 1024 to 65535"),
         ] {
@@ -191,24 +214,34 @@ impl App {
     pub(crate) async fn update_agent(&self, q: UpdateAgentRequest, now: u64) -> Result<Agent> {
         let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
         let change = Change::whole("agent", &agent.description, &agent.labels)?;
-        self.change_agent(&agent, &change, now).await
+        self.change_agent(&agent, &change, &Hardware::default(), now).await
     }
 
     pub(crate) async fn edit_agent(&self, q: EditAgentRequest, now: u64) -> Result<Agent> {
         let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
         let mask = q.update_mask.as_ref();
-        let change = Change::masked("agent", mask, &agent.description, &agent.labels)?;
-        self.change_agent(&agent, &change, now).await
+        let change =
+            Change::masked("agent", mask, &agent.description, &agent.labels, Hardware::PATHS)?;
+        let masked = mask.is_some_and(|mask| !mask.paths.is_empty());
+        let hardware = Hardware::read(&agent, masked.then(|| change.more()));
+        self.change_agent(&agent, &change, &hardware, now).await
     }
 
-    async fn change_agent(&self, agent: &Agent, change: &Change, now: u64) -> Result<Agent> {
+    async fn change_agent(
+        &self,
+        agent: &Agent,
+        change: &Change,
+        hardware: &Hardware,
+        now: u64,
+    ) -> Result<Agent> {
         let id = check::number("agent.id", agent.id)?;
         let mut tx = self.db.begin();
         let record = loop {
             let mut record: AgentRecord =
                 tx.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))?;
             etag::check(&agent.etag, &record.etag(), &format!("agent {id}"))?;
-            if change.apply(&mut record.description, &mut record.labels) {
+            let changed = hardware.apply(&mut record)?;
+            if change.apply(&mut record.description, &mut record.labels) || changed {
                 record.touch(now);
                 tx.put(keys::agent(id), &record);
             }
@@ -226,7 +259,7 @@ mod tests {
 
     #[test]
     fn orders() {
-        for good in ["", "id", "host desc", " type  desc ", "create_time asc"] {
+        for good in ["", "id", "host desc", " type  desc ", "create_time asc", "memory desc"] {
             assert!(order(good).is_ok(), "{good}");
         }
         for bad in ["etag", "id down", "id desc desc", "id,host"] {

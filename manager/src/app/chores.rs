@@ -12,6 +12,8 @@ use crate::keys;
 
 /// Pause between looks for what has become too old.
 const PURGE: Duration = Duration::from_secs(600);
+/// Pause between looks for caches that have expired.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How long it is remembered that an entity was deleted, in milliseconds: longer than any message
 /// may be on its way.
 const REMEMBER: u64 = 8 * 24 * 3600 * 1000;
@@ -24,7 +26,7 @@ impl App {
     /// Does everything until the manager stops.
     pub(crate) async fn chores(&self) {
         let work = async {
-            tokio::join!(self.make_queues(), self.finish_deletes(), self.purge());
+            tokio::join!(self.make_queues(), self.finish_deletes(), self.purge(), self.sweep());
         };
         tokio::select! {
             () = work => {}
@@ -49,6 +51,15 @@ impl App {
                 }
             }
             tokio::time::sleep(PURGE).await;
+        }
+    }
+
+    async fn sweep(&self) {
+        loop {
+            if let Err(error) = self.sweep_caches(now_millis()).await {
+                tracing::warn!(%error, "failed to remove expired caches");
+            }
+            tokio::time::sleep(SWEEP).await;
         }
     }
 

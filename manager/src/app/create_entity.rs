@@ -11,7 +11,9 @@ use goperation::{
     v1::{CreateEntityRequest, CreateEntityResponse, PortWish},
 };
 
-use super::{App, entity::result, ports_json, register::next_number, sync::drop_entity};
+use super::{
+    App, endpoint::not_on, entity::result, ports_json, register::next_number, sync::drop_entity,
+};
 use crate::{
     bridge_link::{Call, To, had_no_effect},
     check::{self, Violations},
@@ -19,10 +21,16 @@ use crate::{
     record::{EntityRecord, PortRecord, State},
 };
 
+/// Largest number that a request may give: the numbers after it last.
+const LARGEST_GIVEN: i32 = 1_000_000_000;
+
 /// A request, checked.
 struct Wanted {
     endpoint: EndpointName,
     agent: u32,
+    /// Number that it shall have; the next one when 0.
+    number: u32,
+    finish: Option<u64>,
     ports: Vec<PortWish>,
     args: JsonObject,
     description: String,
@@ -30,7 +38,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn read(q: CreateEntityRequest) -> Result<Self> {
+    fn read(q: CreateEntityRequest, now: u64) -> Result<Self> {
         let mut bad = Violations::default();
         let endpoint = bad.take(EndpointName::parse("endpoint", &q.endpoint));
         let agent = bad.take(check::number("agent_id", q.agent_id));
@@ -38,11 +46,19 @@ impl Wanted {
         let args = bad.take(struct_to_json("args", q.args.as_ref()));
         check::description(&mut bad, "description", &q.description);
         let labels = check::labels(&mut bad, "labels", &q.labels);
-        let (Some(endpoint), Some(agent), Some(args)) = (endpoint, agent, args) else {
+        if !(0..=LARGEST_GIVEN).contains(&q.number) {
+            bad.add("number", format!("must be 0 for the next one, or at most {LARGEST_GIVEN}"));
+        }
+        let finish = bad.take(check::finish_time("finish_time", q.finish_time.as_ref(), now));
+        let (Some(endpoint), Some(agent), Some(args), Some(finish)) =
+            (endpoint, agent, args, finish)
+        else {
             return Err(bad.error());
         };
         bad.finish()?;
-        Ok(Self { endpoint, agent, ports: q.ports, args, description: q.description, labels })
+        let number = u32::try_from(q.number).unwrap_or_default();
+        let (ports, description) = (q.ports, q.description);
+        Ok(Self { endpoint, agent, number, finish, ports, args, description, labels })
     }
 }
 
@@ -53,8 +69,9 @@ impl App {
         now: u64,
         wait: Duration,
     ) -> Result<CreateEntityResponse> {
-        let wanted = Wanted::read(q)?;
-        let (to, number) = self.number_entity(&wanted, now + super::millis(wait), now).await?;
+        let wanted = Wanted::read(q, now)?;
+        let until = wanted.finish.unwrap_or(now + super::millis(wait));
+        let (to, number) = self.number_entity(&wanted, until, now).await?;
         let endpoint = wanted.endpoint.as_str();
         tracing::Span::current().record("entity", number);
 
@@ -63,7 +80,14 @@ impl App {
         args.insert("ports".to_owned(), ports_json::wishes(&wanted.ports));
         args.insert("args".to_owned(), wanted.args.into());
         let id = MessageId::generate();
-        let call = Call { to: &to, namespace: endpoint, method: "create_entity", args, id: &id };
+        let call = Call {
+            to: &to,
+            namespace: endpoint,
+            method: "create_entity",
+            args,
+            id: &id,
+            finish: wanted.finish,
+        };
         match self.link.call(call, now, wait).await {
             Ok(answer) => {
                 let ports = ports_json::ports(&answer, "ports", now_millis());
@@ -88,19 +112,17 @@ impl App {
         let mut tx = self.db.begin();
         loop {
             let agent = super::live_agent(&mut tx, wanted.agent).await?;
+            super::callable(&agent)?;
             if !agent.endpoints.iter().any(|known| known.name == endpoint) {
-                return Err(Error::new(
-                    Reason::EndpointNotFound,
-                    format!(
-                        "agent {} on {} does not have the endpoint {endpoint}",
-                        agent.id, agent.host
-                    ),
-                )
-                .with("agent", agent.id)
-                .with("endpoint", endpoint));
+                return Err(not_on(&agent, endpoint));
             }
             let counter = keys::entity_counter(endpoint);
-            let number = next_number(tx.number(counter.clone()).await?, endpoint)?;
+            let next = next_number(tx.number(counter.clone()).await?, endpoint)?;
+            let number = match wanted.number {
+                0 => next,
+                given if given < next => return Err(used(endpoint, next)),
+                given => given,
+            };
             let mut record = EntityRecord {
                 endpoint: endpoint.to_owned(),
                 number,
@@ -202,4 +224,11 @@ impl App {
             }
         }
     }
+}
+
+/// Numbers are used once: those below the next one were, or are passed over for good.
+fn used(endpoint: &str, next: u32) -> Error {
+    Error::invalid("number", format!("must be at least {next}, the next number of {endpoint}"))
+        .with("endpoint", endpoint)
+        .with("next", next)
 }

@@ -15,7 +15,9 @@ use goperation::{
 use super::App;
 use crate::{
     bridge_link::{Call, To},
-    check, etag, keys,
+    check,
+    db::Tx,
+    etag, keys,
     record::{AgentRecord, DeletePhase, DeleteRecord, EntityRecord, IdRecord, QueueJob},
 };
 
@@ -52,6 +54,9 @@ impl App {
         wait: Duration,
     ) -> Result<Agent> {
         let id = check::number("id", q.id)?;
+        if let Some(agent) = self.delete_reserved(id, &q.etag).await? {
+            return Ok(agent);
+        }
         if q.force {
             return self.force_delete(id, &q.etag).await;
         }
@@ -66,6 +71,7 @@ impl App {
             method: "delete_agent_precommit",
             args: args(&delete),
             id: &message,
+            finish: None,
         };
         if let Err(error) = self.link.call(precommit, now_millis(), wait).await {
             self.drop_delete(&delete).await?;
@@ -240,9 +246,9 @@ impl App {
             method: "delete_agent_postcommit",
             args: args(delete),
             id: &message,
+            finish: Some(now_millis() + POSTCOMMIT_TIME),
         };
-        let finish = now_millis() + POSTCOMMIT_TIME;
-        if let Err(error) = self.link.cast(postcommit, finish).await {
+        if let Err(error) = self.link.cast(postcommit).await {
             tracing::warn!(agent = delete.agent, %error, "a deleted agent is told later");
         }
     }
@@ -269,16 +275,14 @@ impl App {
             DeletePhase::Committed | DeletePhase::Forced => {}
         }
         self.remove_entities(id).await?;
-        let identity = keys::identity(&delete.agent_type, &delete.host);
-        let successor = |holder: Option<IdRecord>| holder.filter(|holder| holder.id != id);
-        if successor(self.db.get(identity.clone()).await?).is_none() {
+        if successor(&mut self.db.begin(), delete).await?.is_none() {
             let drained = self.link.delete_queues(&to(delete)).await?;
             tracing::info!(agent = id, drained, "queues of a deleted agent removed");
         }
         let mut tx = self.db.begin();
         loop {
             // Registered anew while the queues were removed: they are made again.
-            if let Some(IdRecord { id: new }) = successor(tx.get(identity.clone()).await?)
+            if let Some(new) = successor(&mut tx, delete).await?
                 && tx.get::<QueueJob>(keys::queue_job(new)).await?.is_none()
             {
                 tx.put(keys::queue_job(new), &QueueJob::default());
@@ -352,7 +356,19 @@ impl App {
     }
 }
 
-fn mark_deleted(record: &mut AgentRecord, cause: &str, now: u64) {
+/// The agent that has registered since under the host and type of a deleted one. A reserved one has
+/// no queues, and whoever takes it over removes first what is left.
+async fn successor(tx: &mut Tx, delete: &DeleteRecord) -> Result<Option<u32>> {
+    let identity = keys::identity(&delete.agent_type, &delete.host);
+    let Some(IdRecord { id }) = tx.get(identity).await? else { return Ok(None) };
+    if id == delete.agent {
+        return Ok(None);
+    }
+    let holder = tx.get::<AgentRecord>(keys::agent(id)).await?;
+    Ok(holder.filter(|holder| !holder.reserved).map(|holder| holder.id))
+}
+
+pub(super) fn mark_deleted(record: &mut AgentRecord, cause: &str, now: u64) {
     record.deleted = true;
     record.set_status(AgentStatus::Deleted, cause, now);
     record.touch(now);

@@ -4,7 +4,7 @@
 //! Invariant: a record is removed only when the agent has said that the entity is gone, or never
 //! knew it; what is not known stays DELETING until a sync shows it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use goperation::{
     Error, JsonObject, MessageId, Reason, Result, json_to_struct, now_millis, struct_to_json,
@@ -17,9 +17,17 @@ use super::{
 };
 use crate::{
     bridge_link::{Call, had_no_effect},
-    check, etag, keys,
+    check::{self, Violations},
+    etag, keys,
     record::{AgentRecord, EntityRecord, State},
 };
+
+/// Longest token, in characters.
+const TOKEN: usize = 256;
+/// How long an agent keeps a token, in seconds.
+const TOKEN_SECONDS: u64 = 60;
+/// What a call gets at least when its token took the time.
+const SHORTEST: Duration = Duration::from_millis(1);
 
 /// A deletion that is recorded.
 struct Begun {
@@ -36,20 +44,44 @@ impl App {
         now: u64,
         wait: Duration,
     ) -> Result<DeleteEntityResponse> {
-        let (endpoint, number) = name(("endpoint", &q.endpoint), ("number", q.number))?;
+        let mut bad = Violations::default();
+        let entity = bad.take(name(("endpoint", &q.endpoint), ("number", q.number)));
+        let given = bad.take(struct_to_json("args", q.args.as_ref()));
+        let finish = bad.take(check::finish_time("finish_time", q.finish_time.as_ref(), now));
+        if q.token.chars().count() > TOKEN {
+            bad.add("token", format!("must have at most {TOKEN} characters"));
+        }
+        let (Some((endpoint, number)), Some(given), Some(finish)) = (entity, given, finish) else {
+            return Err(bad.error());
+        };
+        bad.finish()?;
         let endpoint = endpoint.as_str();
-        let given = struct_to_json("args", q.args.as_ref())?;
-        let finish = now + super::millis(wait);
-        let Some(begun) = self.begin_delete_entity(endpoint, number, &q.etag, finish, now).await?
+        let begun = Instant::now();
+        if !q.token.is_empty() {
+            self.announce_delete(endpoint, number, &q, now, wait).await?;
+        }
+        let wait = wait.saturating_sub(begun.elapsed()).max(SHORTEST);
+        let now = now_millis();
+        let until = finish.unwrap_or(now + super::millis(wait));
+        let Some(begun) = self.begin_delete_entity(endpoint, number, &q.etag, until, now).await?
         else {
             return Ok(DeleteEntityResponse { result: None });
         };
         let mut args = JsonObject::new();
         args.insert("entity".to_owned(), number.into());
         args.insert("args".to_owned(), given.into());
+        if !q.token.is_empty() {
+            args.insert("token".to_owned(), q.token.into());
+        }
         let (to, agent) = (begun.agent.to(), begun.agent.id);
-        let call =
-            Call { to: &to, namespace: endpoint, method: "delete_entity", args, id: &begun.id };
+        let call = Call {
+            to: &to,
+            namespace: endpoint,
+            method: "delete_entity",
+            args,
+            id: &begun.id,
+            finish,
+        };
         let answer = match self.link.call(call, now, wait).await {
             Ok(answer) => answer,
             Err(error) if error.reason == Reason::EntityNotFound => JsonObject::new(),
@@ -63,6 +95,52 @@ impl App {
         };
         self.forget_entity(agent, endpoint, number).await?;
         Ok(DeleteEntityResponse { result: Some(json_to_struct("result", &result(&answer))?) })
+    }
+
+    /// Tells the agent to delete the entity in the next minute only for who has the token. Nothing
+    /// is recorded yet, so what fails here leaves everything as it was.
+    async fn announce_delete(
+        &self,
+        endpoint: &str,
+        number: u32,
+        q: &DeleteEntityRequest,
+        now: u64,
+        wait: Duration,
+    ) -> Result<()> {
+        let key = keys::entity(endpoint, number);
+        // One that is gone is told of by the deletion.
+        let Some(record) = self.db.get::<EntityRecord>(key).await? else { return Ok(()) };
+        deletable(&record, &q.etag, now)?;
+        let agent = self.agent_record(record.agent).await?;
+        super::callable(&agent)?;
+        let mut args = JsonObject::new();
+        args.insert("entity".to_owned(), number.into());
+        args.insert("token".to_owned(), q.token.clone().into());
+        args.insert("expire".to_owned(), TOKEN_SECONDS.into());
+        let (to, id) = (agent.to(), MessageId::generate());
+        let call = Call {
+            to: &to,
+            namespace: endpoint,
+            method: "entity_token",
+            args,
+            id: &id,
+            finish: None,
+        };
+        let error = match self.link.call(call, now, wait).await {
+            Ok(_) => return Ok(()),
+            // A deletion whose answer was lost: the same message again gets it.
+            Err(error) if error.reason == Reason::EntityNotFound => return Ok(()),
+            Err(error) if error.reason == Reason::OutcomeUnknown => Error::new(
+                Reason::Unavailable,
+                format!(
+                    "agent {} on {} did not answer that it expects the token; nothing was deleted, \
+                     try again",
+                    agent.id, agent.host
+                ),
+            ),
+            Err(error) => error,
+        };
+        Err(error.with("agent", agent.id).with("endpoint", endpoint).with("entity", number))
     }
 
     /// Records the deletion; nothing when the entity is gone already.
@@ -89,12 +167,7 @@ impl App {
             };
             let agent = super::live_agent(&mut tx, record.agent).await?;
             let state = record.state();
-            if state != State::Deleting {
-                etag::check(etag, &record.etag(), &format!("entity {number} of {endpoint}"))?;
-            }
-            if state == State::Creating && now < record.finish_time {
-                return Err(still_creating(&record, now));
-            }
+            deletable(&record, etag, now)?;
             // Its outcome is unknown: with the same id the agent tells how it ended.
             let id = match MessageId::parse("delete_message", &record.delete_message) {
                 Ok(former) if state == State::Deleting => former,
@@ -149,6 +222,19 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Whether an entity may be deleted as it is on record.
+fn deletable(record: &EntityRecord, etag: &str, now: u64) -> Result<()> {
+    let state = record.state();
+    if state != State::Deleting {
+        let what = format!("entity {} of {}", record.number, record.endpoint);
+        etag::check(etag, &record.etag(), &what)?;
+    }
+    if state == State::Creating && now < record.finish_time {
+        return Err(still_creating(record, now));
+    }
+    Ok(())
 }
 
 /// Its creation may still be on its way and would come after the deletion.

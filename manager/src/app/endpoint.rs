@@ -7,7 +7,7 @@ use goperation::{
     v1::{
         AgentsEndpointRequest, AgentsEndpointResponse, CountEndpointsRequest,
         CountEndpointsResponse, Endpoint, EndpointCount, EndpointMethod, IndexEndpointsRequest,
-        IndexEndpointsResponse,
+        IndexEndpointsResponse, ShowEndpointRequest,
     },
 };
 
@@ -17,6 +17,7 @@ use crate::{
     filter::{Cell, Field, Filter, Kind, Row},
     keys,
     page::Ask,
+    record::AgentRecord,
 };
 
 const FIELDS: &[Field] =
@@ -47,6 +48,16 @@ fn merge(all: &mut Vec<EndpointMethod>, methods: &[EndpointMethod]) {
     }
 }
 
+/// That one agent does not have an endpoint.
+pub(super) fn not_on(agent: &AgentRecord, name: &str) -> Error {
+    Error::new(
+        Reason::EndpointNotFound,
+        format!("agent {} on {} does not have the endpoint {name}", agent.id, agent.host),
+    )
+    .with("agent", agent.id)
+    .with("endpoint", name)
+}
+
 fn no_endpoint(name: &str) -> Error {
     Error::new(Reason::EndpointNotFound, format!("no agent has the endpoint {name}"))
         .with("endpoint", name)
@@ -54,7 +65,7 @@ fn no_endpoint(name: &str) -> Error {
 
 impl App {
     /// Every endpoint that an agent has or that has entities; of one agent when it is given.
-    async fn endpoints(&self, agent: Option<u32>) -> Result<BTreeMap<String, Endpoint>> {
+    pub(super) async fn endpoints(&self, agent: Option<u32>) -> Result<BTreeMap<String, Endpoint>> {
         let mut all = BTreeMap::<String, Endpoint>::new();
         let wanted = |id: u32| agent.is_none_or(|agent| agent == id);
         for record in self.agent_records().await? {
@@ -103,10 +114,22 @@ impl App {
         })
     }
 
-    pub(crate) async fn show_endpoint(&self, name: &str) -> Result<Endpoint> {
-        let name = EndpointName::parse("name", name)?;
-        let mut all = self.endpoints(None).await?;
-        all.remove(name.as_str()).ok_or_else(|| no_endpoint(name.as_str()))
+    pub(crate) async fn show_endpoint(&self, q: ShowEndpointRequest) -> Result<Endpoint> {
+        let mut bad = Violations::default();
+        let name = bad.take(EndpointName::parse("name", &q.name));
+        let agent = match q.agent_id {
+            0 => Some(None),
+            id => bad.take(check::number("agent_id", id)).map(Some),
+        };
+        let (Some(name), Some(agent)) = (name, agent) else { return Err(bad.error()) };
+        let name = name.as_str();
+        let Some(agent) = agent else {
+            return self.endpoints(None).await?.remove(name).ok_or_else(|| no_endpoint(name));
+        };
+        let agent = self.agent_record(agent).await?;
+        let found = self.endpoints(Some(agent.id)).await?.remove(name);
+        // Entities of an endpoint may outlive it on their agent.
+        found.filter(|endpoint| endpoint.agents > 0).ok_or_else(|| not_on(&agent, name))
     }
 
     pub(crate) async fn agents_endpoint(

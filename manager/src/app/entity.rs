@@ -155,7 +155,7 @@ impl App {
     pub(crate) async fn edit_entity(&self, q: EditEntityRequest, now: u64) -> Result<Entity> {
         let entity = q.entity.ok_or_else(|| Error::invalid("entity", "must be given"))?;
         let mask = q.update_mask.as_ref();
-        let change = Change::masked("entity", mask, &entity.description, &entity.labels)?;
+        let change = Change::masked("entity", mask, &entity.description, &entity.labels, &[])?;
         self.change_entity(&entity, &change, now).await
     }
 
@@ -193,8 +193,14 @@ impl App {
         let mut args = JsonObject::new();
         args.insert("entity".to_owned(), number.into());
         let (to, id) = (agent.to(), MessageId::generate());
-        let call =
-            Call { to: &to, namespace: endpoint.as_str(), method: "status_entity", args, id: &id };
+        let call = Call {
+            to: &to,
+            namespace: endpoint.as_str(),
+            method: "status_entity",
+            args,
+            id: &id,
+            finish: None,
+        };
         let answer = self.link.call(call, now_millis(), wait).await.map_err(|error| {
             error.with("agent", record.agent).with("endpoint", &endpoint).with("entity", number)
         })?;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod agent_queues;
+mod cache;
 mod chores;
 mod claim;
 mod create_entity;
@@ -13,11 +14,13 @@ mod delete_agent;
 mod delete_entity;
 mod endpoint;
 mod entity;
+mod hardware;
 mod port;
 mod ports_json;
 mod queue;
 mod register;
 mod renew;
+mod reserved;
 mod status;
 mod sync;
 
@@ -107,6 +110,22 @@ fn not_deleted(record: &AgentRecord) -> Result<()> {
         )
         .with("agent", record.id)
         .with("state", "DELETED"));
+    }
+    Ok(())
+}
+
+/// That an agent can be called: it is not deleted, and somebody has registered as it.
+fn callable(record: &AgentRecord) -> Result<()> {
+    not_deleted(record)?;
+    if record.reserved {
+        return Err(Error::new(
+            Reason::AgentOffline,
+            format!(
+                "agent {} on {} is only on record: no agent has registered as it yet",
+                record.id, record.host
+            ),
+        )
+        .with("agent", record.id));
     }
     Ok(())
 }

@@ -232,7 +232,7 @@ impl App {
         bad.finish()?;
 
         let record = self.agent_record(agent).await?;
-        super::not_deleted(&record)?;
+        super::callable(&record)?;
         let mut args = JsonObject::new();
         args.insert("ports".to_owned(), q.ports.clone().into());
         args.insert("protocol".to_owned(), ports_json::protocol(wanted).into());
@@ -241,6 +241,9 @@ impl App {
         }
         if q.entity != 0 {
             args.insert("entity".to_owned(), q.entity.into());
+        }
+        if q.strict {
+            args.insert("strict".to_owned(), true.into());
         }
         let before = self.ports_on(agent).await?;
         let id = MessageId::generate();
@@ -294,7 +297,7 @@ impl App {
         now: u64,
         wait: Duration,
     ) -> Result<JsonObject> {
-        let call = Call { to, namespace: MANAGER_NAMESPACE, method, args, id };
+        let call = Call { to, namespace: MANAGER_NAMESPACE, method, args, id, finish: None };
         match self.link.call(call, now, wait).await {
             Ok(answer) => Ok(answer),
             Err(error) => {

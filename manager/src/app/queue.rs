@@ -48,7 +48,7 @@ impl App {
 
     async fn queue_names(&self) -> Result<BTreeSet<String>> {
         let mut names = BTreeSet::from(["dead".to_owned()]);
-        for record in self.agent_records().await?.iter().filter(|record| !record.deleted) {
+        for record in self.agent_records().await?.iter().filter(|r| !r.deleted && !r.reserved) {
             let (agent_type, host) = (&record.agent_type, &record.host);
             names.insert(format!("cast.{agent_type}.{host}"));
             names.insert(format!("call.{agent_type}.{host}"));

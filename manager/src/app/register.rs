@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::App;
 use crate::{
     check::{self, Violations},
+    db::Tx,
     keys,
     record::{AgentRecord, DeleteRecord, IdRecord, QueueJob},
 };
@@ -75,10 +76,16 @@ impl App {
         q: CreateAgentRequest,
         now: u64,
     ) -> Result<CreateAgentResponse> {
+        if q.reserve {
+            return self.reserve_agent(q, now).await;
+        }
         let mut bad = Violations::default();
         let agent_type = bad.take(AgentType::parse("type", &q.r#type));
         let host = bad.take(HostName::parse("host", &q.host));
         let secret = bad.take(Secret::parse("secret", &q.secret));
+        if !q.endpoints.is_empty() {
+            bad.add("endpoints", "must be empty without reserve: an agent brings its own");
+        }
         let about = About { address: q.address, ports_ranges: q.ports_ranges, facts: q.facts };
         about.check(&mut bad);
         let (Some(agent_type), Some(host), Some(secret)) = (agent_type, host, secret) else {
@@ -107,29 +114,28 @@ impl App {
                 }
                 continue;
             }
-            let leftover = match holder {
+            // A reserved agent never had queues: what is there is of one before it.
+            let (mut record, remove_first) = match holder {
+                Some(holder) if holder.reserved && !holder.deleted => {
+                    (take_over(&mut tx, holder), true)
+                }
                 Some(holder) if !holder.deleted => return Err(taken(&holder)),
-                Some(holder) => tx.get::<DeleteRecord>(keys::delete(holder.id)).await?.is_some(),
-                None => false,
+                holder => {
+                    let left = match &holder {
+                        Some(AgentRecord { reserved: true, .. }) => true,
+                        Some(h) => tx.get::<DeleteRecord>(keys::delete(h.id)).await?.is_some(),
+                        None => false,
+                    };
+                    (new_record(&mut tx, &agent_type, &host, now).await?, left)
+                }
             };
-            let id = next_number(tx.number(keys::agent_counter()).await?, "agents")?;
-            let mut record = AgentRecord {
-                id,
-                agent_type: agent_type.to_string(),
-                host: host.to_string(),
-                secret_hash: secret_hash.clone(),
-                create_time: now,
-                manager_generation: 1,
-                ..AgentRecord::default()
-            };
+            let id = record.id;
+            record.secret_hash.clone_from(&secret_hash);
             record.set_status(AgentStatus::Unactive, "registered", now);
             about.apply(&mut record);
             record.touch(now);
             tx.put(keys::agent(id), &record);
-            tx.put(identity.clone(), &IdRecord { id });
-            tx.put_number(keys::agent_counter(), id.into());
-            let job = QueueJob { remove_first: leftover, former: Vec::new() };
-            tx.put(keys::queue_job(id), &job);
+            tx.put(keys::queue_job(id), &QueueJob { remove_first, former: Vec::new() });
             if tx.commit().await? {
                 tracing::info!(agent = id, host = %record.host, r#type = %record.agent_type,
                     "agent registered");
@@ -140,6 +146,41 @@ impl App {
             self.settle_queues_soon(record.id).await;
         }
         Ok(CreateAgentResponse { agent: Some(self.agent_view(&record).await?), known })
+    }
+}
+
+/// The record of a new agent under the next number, with the identity that it has from here on.
+pub(super) async fn new_record(
+    tx: &mut Tx,
+    agent_type: &AgentType,
+    host: &HostName,
+    now: u64,
+) -> Result<AgentRecord> {
+    let id = next_number(tx.number(keys::agent_counter()).await?, "agents")?;
+    tx.put(keys::identity(agent_type.as_str(), host.as_str()), &IdRecord { id });
+    tx.put_number(keys::agent_counter(), id.into());
+    Ok(AgentRecord {
+        id,
+        agent_type: agent_type.to_string(),
+        host: host.to_string(),
+        create_time: now,
+        manager_generation: 1,
+        ..AgentRecord::default()
+    })
+}
+
+/// The record of a reserved agent without what its agent says itself from here on.
+fn take_over(tx: &mut Tx, reserved: AgentRecord) -> AgentRecord {
+    for endpoint in &reserved.endpoints {
+        tx.delete(keys::endpoint_on(&endpoint.name, reserved.id));
+    }
+    AgentRecord {
+        reserved: false,
+        endpoints: Vec::new(),
+        facts: None,
+        snapshot: None,
+        report_time: 0,
+        ..reserved
     }
 }
 

@@ -76,10 +76,17 @@ impl App {
     async fn command(&self, id: u32, command: Command, wait: Duration) -> Result<Agent> {
         let Command { method, args, desired, status } = command;
         let record = self.agent_record(id).await?;
-        super::not_deleted(&record)?;
+        super::callable(&record)?;
         let message = MessageId::generate();
         let to = record.to();
-        let call = Call { to: &to, namespace: MANAGER_NAMESPACE, method, args, id: &message };
+        let call = Call {
+            to: &to,
+            namespace: MANAGER_NAMESPACE,
+            method,
+            args,
+            id: &message,
+            finish: None,
+        };
         let answer = match self.link.call(call, now_millis(), wait).await {
             Ok(answer) => answer,
             Err(error) => {

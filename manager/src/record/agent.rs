@@ -23,7 +23,7 @@ pub(crate) struct AgentRecord {
     pub(crate) host: String,
     #[prost(string, tag = "4")]
     pub(crate) address: String,
-    /// SHA-256 of the secret; the secret itself is not kept.
+    /// SHA-256 of the secret, which itself is not kept; empty for a reserved agent.
     #[prost(bytes = "vec", tag = "5")]
     pub(crate) secret_hash: Vec<u8>,
     /// The status last known, by number.
@@ -69,6 +69,9 @@ pub(crate) struct AgentRecord {
     /// The last ACTIVE or UNACTIVE that the agent reported.
     #[prost(sint32, tag = "23")]
     pub(crate) settled: i32,
+    /// Only on record: nobody has registered as this one yet, so there is no secret.
+    #[prost(bool, tag = "24")]
+    pub(crate) reserved: bool,
 }
 
 impl Record for AgentRecord {
@@ -137,6 +140,7 @@ impl AgentRecord {
             create_time: Some(to_timestamp(self.create_time)),
             update_time: Some(to_timestamp(self.update_time)),
             etag: self.etag(),
+            reserved: self.reserved,
         }
     }
 }

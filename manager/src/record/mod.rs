@@ -5,9 +5,11 @@
 //! the record's version.
 
 mod agent;
+mod cache;
 mod entity;
 mod job;
 
 pub(crate) use agent::AgentRecord;
+pub(crate) use cache::{CacheMark, CacheRecord, CacheTotals};
 pub(crate) use entity::{EntityRecord, PortRecord, State};
 pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};

@@ -1,6 +1,9 @@
 //! `EndpointService`.
 
-use goperation::v1::{endpoint_service_server::EndpointService, *};
+use goperation::{
+    now_millis,
+    v1::{endpoint_service_server::EndpointService, *},
+};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, span};
@@ -21,8 +24,26 @@ impl EndpointService for Services {
     ) -> Result<Response<ShowEndpointResponse>, Status> {
         let q = request.into_inner();
         span!(endpoint = q.name.as_str());
-        let endpoint = self.0.show_endpoint(&q.name).await;
+        let endpoint = self.0.show_endpoint(q).await;
         edge(endpoint.map(|endpoint| ShowEndpointResponse { endpoint: Some(endpoint) }))
+    }
+
+    async fn create_endpoints(
+        &self,
+        request: Request<CreateEndpointsRequest>,
+    ) -> Result<Response<CreateEndpointsResponse>, Status> {
+        let q = request.into_inner();
+        span!(agent = q.agent_id);
+        edge(self.0.create_endpoints(q, now_millis()).await)
+    }
+
+    async fn delete_endpoints(
+        &self,
+        request: Request<DeleteEndpointsRequest>,
+    ) -> Result<Response<DeleteEndpointsResponse>, Status> {
+        let q = request.into_inner();
+        span!(agent = q.agent_id);
+        edge(self.0.delete_endpoints(q, now_millis()).await)
     }
 
     async fn agents_endpoint(

@@ -4,6 +4,7 @@
 
 mod agent;
 mod bridge;
+mod cache;
 mod endpoint;
 mod entity;
 mod port;
@@ -31,7 +32,7 @@ impl Services {
 }
 
 /// The caller's deadline: `grpc-timeout` of the gRPC protocol.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+pub(crate) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {

@@ -54,7 +54,7 @@ async fn a_delete_goes_through_both_phases_and_the_queues_go_with_it() {
     assert_eq!(delete(&manager, 99, false).await.unwrap_err().reason, Reason::AgentNotFound);
     assert_eq!(manager.fake.calls("delete_agent_precommit").len(), 1);
     assert_eq!(manager.try_create(id, "db").await.unwrap_err().reason, Reason::StateRefused);
-    let show = ShowEndpointRequest { name: "db".to_owned() };
+    let show = ShowEndpointRequest { name: "db".to_owned(), agent_id: 0 };
     let error = answer(manager.endpoints().show_endpoint(show).await).unwrap_err();
     assert_eq!(error.reason, Reason::EndpointNotFound);
 }

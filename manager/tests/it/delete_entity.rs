@@ -13,7 +13,7 @@ async fn delete(manager: &Manager, number: i32) -> Result<DeleteEntityResponse, 
         endpoint: "db".to_owned(),
         number,
         args: Some(goperation::json_to_struct("args", &object(json!({"keep": true}))).unwrap()),
-        etag: String::new(),
+        ..DeleteEntityRequest::default()
     };
     answer(manager.entities().delete_entity(request).await)
 }
@@ -125,8 +125,8 @@ async fn an_etag_guards_a_deletion() {
     let request = |etag: &str| DeleteEntityRequest {
         endpoint: "db".to_owned(),
         number: 1,
-        args: None,
         etag: etag.to_owned(),
+        ..DeleteEntityRequest::default()
     };
     let error = answer(manager.entities().delete_entity(request("0-0")).await).unwrap_err();
     assert_eq!(error.reason, Reason::EtagMismatch);

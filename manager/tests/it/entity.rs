@@ -23,6 +23,7 @@ async fn an_entity_is_numbered_asked_for_and_ready() {
         args: Some(goperation::json_to_struct("args", &object(json!({"size": 3}))).unwrap()),
         description: "first".to_owned(),
         labels: [("a".to_owned(), "1".to_owned())].into(),
+        ..CreateEntityRequest::default()
     };
     let created = answer(manager.entities().create_entity(request).await).unwrap();
     let entity = created.entity.unwrap();

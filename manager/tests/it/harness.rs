@@ -1,6 +1,6 @@
 //! A manager in a runtime of its own, so that it can be killed in the middle of anything.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use goperation::{
     Error,
@@ -9,8 +9,9 @@ use goperation::{
         CreateEntityRequest, EndpointMethod, Entity, RenewAgentRequest, RenewAgentResponse,
         ShowAgentRequest, ShowEntityRequest, SyncAgentRequest, SyncAgentResponse,
         agent_service_client::AgentServiceClient, bridge_service_client::BridgeServiceClient,
-        bridge_service_server::BridgeServiceServer, endpoint_service_client::EndpointServiceClient,
-        entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
+        bridge_service_server::BridgeServiceServer, cache_service_client::CacheServiceClient,
+        endpoint_service_client::EndpointServiceClient, entity_service_client::EntityServiceClient,
+        port_service_client::PortServiceClient,
     },
 };
 use goperation_bridge::{Bridge, BridgeConfig, Local, LocalConfig, Transport as _};
@@ -37,6 +38,7 @@ pub(crate) struct Manager {
     store: Option<SledStore>,
     folder: Arc<TempDir>,
     config: Config,
+    address: SocketAddr,
     channel: Channel,
     shutdown: CancellationToken,
     runtime: Option<Runtime>,
@@ -109,6 +111,7 @@ impl Manager {
             store: Some(store),
             folder,
             config,
+            address,
             channel,
             shutdown,
             runtime: Some(runtime),
@@ -146,6 +149,10 @@ impl Manager {
         tokio::time::timeout(PATIENCE, &mut self.ended).await.unwrap().unwrap()
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -166,6 +173,10 @@ impl Manager {
         PortServiceClient::new(self.channel())
     }
 
+    pub(crate) fn caches(&self) -> CacheServiceClient<Channel> {
+        CacheServiceClient::new(self.channel())
+    }
+
     pub(crate) fn bridge(&self) -> BridgeServiceClient<Channel> {
         BridgeServiceClient::new(self.channel())
     }
@@ -183,7 +194,7 @@ impl Manager {
                     secret: secret.to_owned(),
                     address: "10.0.0.1".to_owned(),
                     ports_ranges: vec!["7000-7999".to_owned()],
-                    facts: None,
+                    ..CreateAgentRequest::default()
                 })
                 .await,
         )

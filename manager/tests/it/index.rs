@@ -2,7 +2,7 @@
 
 use goperation::{Reason, v1::*};
 
-use crate::harness::{Manager, answer, has, renewal};
+use crate::harness::{Manager, answer, has, renewal, secret};
 
 async fn fleet() -> Manager {
     let manager = Manager::start().await;
@@ -52,6 +52,36 @@ async fn agents_are_filtered_and_ordered() {
         ("state != UNACTIVE", "", vec![]),
     ] {
         assert_eq!(ids(&manager, filter, order).await, expected, "{filter} / {order}");
+    }
+}
+
+#[tokio::test]
+async fn agents_are_ordered_by_what_their_hosts_have() {
+    let manager = Manager::start().await;
+    for (host, cpu, memory_mib, disk_mib) in
+        [("h1", 8, 300, 5), ("h2", 256, 100, 70_000), ("h3", 4, 200, 300)]
+    {
+        let request = CreateAgentRequest {
+            r#type: "application".to_owned(),
+            host: host.to_owned(),
+            secret: secret(host),
+            facts: Some(AgentFacts { cpu, memory_mib, disk_mib, ..AgentFacts::default() }),
+            ..CreateAgentRequest::default()
+        };
+        answer(manager.agents().create_agent(request).await).unwrap();
+    }
+    // One that has not said what it has.
+    manager.register("h4").await;
+    manager.renew(RenewAgentRequest { status: -20, ..renewal(2, "h2") }).await.unwrap();
+    manager.renew(RenewAgentRequest { status: 1, ..renewal(3, "h3") }).await.unwrap();
+    for (order, expected) in [
+        ("status", [2, 1, 4, 3]),
+        ("status desc", [3, 4, 1, 2]),
+        ("cpu", [4, 3, 1, 2]),
+        ("memory desc", [1, 3, 2, 4]),
+        ("disk", [4, 1, 3, 2]),
+    ] {
+        assert_eq!(ids(&manager, "", order).await, expected, "{order}");
     }
 }
 
@@ -130,12 +160,28 @@ async fn endpoints_are_what_agents_and_entities_say() {
     let of_agent = IndexEndpointsRequest { agent_id: 2, ..all };
     assert_eq!(index(of_agent).await, [row("db", 1, 0)]);
 
-    let show = ShowEndpointRequest { name: "GAME".to_owned() };
+    let show = ShowEndpointRequest { name: "GAME".to_owned(), agent_id: 0 };
     let game = answer(manager.endpoints().show_endpoint(show).await).unwrap().endpoint.unwrap();
     assert_eq!(game.methods[0].name, "echo");
-    let show = ShowEndpointRequest { name: "cdn".to_owned() };
+    let show = ShowEndpointRequest { name: "cdn".to_owned(), agent_id: 0 };
     let error = answer(manager.endpoints().show_endpoint(show).await).unwrap_err();
     assert_eq!(error.reason, Reason::EndpointNotFound);
+
+    let show = |name: &str, agent_id| {
+        let mut client = manager.endpoints();
+        let request = ShowEndpointRequest { name: name.to_owned(), agent_id };
+        async move { answer(client.show_endpoint(request).await).map(|a| a.endpoint.unwrap()) }
+    };
+    let game = show("game", 1).await.unwrap();
+    assert_eq!((game.agents, game.entities, game.methods.len()), (1, 2, 1));
+    assert_eq!(show("db", 1).await.unwrap().entities, 0);
+    let error = show("game", 2).await.unwrap_err();
+    assert_eq!((error.reason, &*error.metadata["agent"]), (Reason::EndpointNotFound, "2"));
+    assert_eq!(show("game", 99).await.unwrap_err().reason, Reason::AgentNotFound);
+    // Entities of an endpoint that the agent does not have any more.
+    manager.sync(1, "h1", 3, &["db"], &[has("game", 1), has("game", 2)]).await.unwrap();
+    assert_eq!(show("game", 1).await.unwrap_err().reason, Reason::EndpointNotFound);
+    manager.sync(1, "h1", 4, &["db", "game"], &[has("game", 1), has("game", 2)]).await.unwrap();
 
     let agents = AgentsEndpointRequest {
         name: "game".to_owned(),

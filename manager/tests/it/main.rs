@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod cache;
 mod claim;
 mod delete_agent;
 mod delete_entity;
@@ -11,6 +12,7 @@ mod edit;
 mod entity;
 mod fake;
 mod harness;
+mod http;
 mod index;
 mod lease;
 mod numbers;
@@ -18,5 +20,7 @@ mod port;
 mod queue;
 mod real_bridge;
 mod register;
+mod reserved;
 mod server;
 mod sync;
+mod token;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
-use goperation::{Reason, v1::*};
+use goperation::{Error, Reason, v1::*};
 
 use crate::harness::{Manager, answer, has, secret};
 
@@ -98,4 +98,41 @@ async fn killed_at_any_moment_no_number_is_used_twice() {
     }
     let ids: BTreeSet<i32> = known.values().copied().collect();
     assert_eq!(ids.len(), known.len());
+}
+
+async fn create_as(manager: &Manager, agent_id: i32, number: i32) -> Result<i32, Error> {
+    let request = CreateEntityRequest {
+        endpoint: "db".to_owned(),
+        agent_id,
+        number,
+        ..CreateEntityRequest::default()
+    };
+    answer(manager.entities().create_entity(request).await).map(|a| a.entity.unwrap().number)
+}
+
+#[tokio::test]
+async fn a_number_may_be_given_from_the_next_one_on() {
+    let manager = Manager::start().await;
+    let id = manager.agent("h1", &["db"]).await;
+    assert_eq!(create_as(&manager, id, 0).await.unwrap(), 1);
+    assert_eq!(create_as(&manager, id, 2).await.unwrap(), 2);
+    assert_eq!(create_as(&manager, id, 10).await.unwrap(), 10);
+    assert_eq!(create_as(&manager, id, 0).await.unwrap(), 11);
+    for used in [1, 5, 11] {
+        let error = create_as(&manager, id, used).await.unwrap_err();
+        assert_eq!(error.reason, Reason::InvalidArgument);
+        assert_eq!(error.violations[0].field, "number");
+        assert_eq!(error.metadata["next"], "12");
+        assert!(error.message.contains("at least 12"), "{error}");
+    }
+    for bad in [-1, 1_000_000_001, i32::MAX] {
+        let error = create_as(&manager, id, bad).await.unwrap_err();
+        assert_eq!(error.violations[0].field, "number", "{bad}");
+    }
+    // What failed has used its number too.
+    manager.fake.refuse(Reason::MethodFailed);
+    create_as(&manager, id, 20).await.unwrap_err();
+    manager.fake.agree();
+    let manager = manager.crash().await;
+    assert_eq!(create_as(&manager, id, 0).await.unwrap(), 21);
 }

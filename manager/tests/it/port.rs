@@ -121,6 +121,19 @@ async fn ports_are_freed_whole_or_by_protocol() {
     assert_eq!(freed.len(), 1);
     assert_eq!(ports(&manager, id, "").await, [(7100, Protocol::Udp)]);
 
+    let strict = FreePortsRequest {
+        agent_id: id,
+        ports: vec![7100],
+        strict: true,
+        ..FreePortsRequest::default()
+    };
+    manager.fake.refuse(Reason::PortNotFound);
+    let error = answer(manager.ports().free_ports(strict).await).unwrap_err();
+    assert_eq!(error.reason, Reason::PortNotFound);
+    let call = manager.fake.calls("free_ports").pop().unwrap();
+    assert_eq!(args(&call), object(json!({"ports": [7100], "protocol": "both", "strict": true})));
+    assert_eq!(ports(&manager, id, "").await, [(7100, Protocol::Udp)]);
+
     // Free already: fine.
     manager.fake.answer(|_| Ok(object(json!({"freed": [], "unknown": [7101]}))));
     assert!(answer(manager.ports().delete_port(delete).await).unwrap().freed.is_empty());

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use procfs::{
+    ProcResult,
     net::TcpState,
     process::{FDTarget, all_processes},
 };
@@ -57,44 +58,36 @@ pub(super) fn find(protocol: Protocol, port: u16) -> Found {
 }
 
 fn tcp(port: u16) -> Vec<Seen> {
-    // A table that cannot be read, as that of IPv6 on a host without it, shows nothing.
-    let tables = [procfs::net::tcp(), procfs::net::tcp6()];
-    tables
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.local_address.port() == port)
-        .map(|entry| Seen {
-            local: entry.local_address,
-            uid: entry.uid,
-            inode: entry.inode,
-            closing: entry.inode == 0
-                && matches!(
-                    entry.state,
-                    TcpState::TimeWait
-                        | TcpState::FinWait1
-                        | TcpState::FinWait2
-                        | TcpState::Closing
-                        | TcpState::LastAck
-                ),
-        })
-        .collect()
+    on(port, [procfs::net::tcp(), procfs::net::tcp6()], |entry| Seen {
+        local: entry.local_address,
+        uid: entry.uid,
+        inode: entry.inode,
+        closing: entry.inode == 0
+            && matches!(
+                entry.state,
+                TcpState::TimeWait
+                    | TcpState::FinWait1
+                    | TcpState::FinWait2
+                    | TcpState::Closing
+                    | TcpState::LastAck
+            ),
+    })
 }
 
 fn udp(port: u16) -> Vec<Seen> {
-    let tables = [procfs::net::udp(), procfs::net::udp6()];
-    tables
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.local_address.port() == port)
-        .map(|entry| Seen {
-            local: entry.local_address,
-            uid: entry.uid,
-            inode: entry.inode,
-            closing: false,
-        })
-        .collect()
+    on(port, [procfs::net::udp(), procfs::net::udp6()], |entry| Seen {
+        local: entry.local_address,
+        uid: entry.uid,
+        inode: entry.inode,
+        closing: false,
+    })
+}
+
+/// What the kernel's tables show on the port. One that cannot be read, as that of IPv6 on a host
+/// without it, shows nothing.
+fn on<E>(port: u16, tables: [ProcResult<Vec<E>>; 2], see: impl Fn(E) -> Seen) -> Vec<Seen> {
+    let all = tables.into_iter().flatten().flatten().map(see);
+    all.filter(|socket| socket.local.port() == port).collect()
 }
 
 /// The first process found that has one of the sockets open, and that socket. Processes of other
