@@ -3,9 +3,12 @@
 //! Invariant: the exit code is 0 if the task did all that it promises, 2 if the machine lacks
 //! something that it needs, and else that of the step that failed.
 
+mod buf;
+mod sdk;
 mod step;
 mod test;
 mod tools;
+mod tree;
 
 use std::process::ExitCode;
 
@@ -21,8 +24,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Checks formatting, lints, all tests, doctests and documentation.
+    /// Checks formatting, lints, protos, SDKs, all tests, doctests and documentation.
     Test(test::Args),
+    /// Generates the SDKs from the protos.
+    Sdk(sdk::Args),
 }
 
 /// Why a task ended early.
@@ -64,6 +69,7 @@ async fn main() -> ExitCode {
     tokio::spawn(step::watch_for_signals());
     let done = match args.task {
         Task::Test(args) => test::run_task(args).await,
+        Task::Sdk(args) => sdk::run_task(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

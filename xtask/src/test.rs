@@ -4,13 +4,11 @@
 
 use std::time::Instant;
 
-use goperation_harness::{
-    GOP_ENV, GRPCURL_ENV, RabbitNode, SHARED_BROKER_ENV, profile_folder, target_folder,
-};
+use goperation_harness::{GOP_ENV, RabbitNode, SHARED_BROKER_ENV, profile_folder, target_folder};
 
-use crate::Error;
 use crate::step::{cargo, run, step, unless_interrupted};
 use crate::tools::{self, Tools};
+use crate::{Error, buf, sdk};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +17,8 @@ pub(crate) struct Args {
     #[arg(long)]
     no_install: bool,
 
-    /// Only build and run the tests: no format check, lints, doctests or documentation.
+    /// Only build and run the tests: no format check, lints, checks of protos and SDKs, doctests
+    /// or documentation.
     #[arg(long)]
     only_tests: bool,
 
@@ -31,11 +30,16 @@ pub(crate) struct Args {
 /// Runs the whole task.
 pub(crate) async fn run_task(args: Args) -> Result<(), Error> {
     let began = Instant::now();
-    let tools = tools::ensure(&target_folder(), !args.no_install).await?;
+    let target = target_folder();
+    let tools = tools::ensure(&target, !args.no_install).await?;
     if !args.only_tests {
         step("format", run(cargo(["fmt", "--all", "--check"]))).await?;
         let lint = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
         step("lint", run(cargo(lint))).await?;
+        step("protos: lint", buf::lint(&tools.sdk.node_modules)).await?;
+        step("protos: clients of the last release", buf::breaking(&tools.sdk.node_modules)).await?;
+        step("SDKs are up to date", sdk::check(&tools.sdk, &target)).await?;
+        step("types of the SDKs", sdk::check_types(&tools.sdk)).await?;
     }
     step("build", run(cargo(["build", "--workspace", "--bins"]))).await?;
     tests(&args, &tools).await?;
@@ -62,8 +66,8 @@ async fn tests(args: &Args, tools: &Tools) -> Result<(), Error> {
     runner
         .args(&args.filter)
         .env(SHARED_BROKER_ENV, node.describe())
-        .env(GOP_ENV, profile_folder().join("gop"))
-        .env(GRPCURL_ENV, &tools.grpcurl);
+        .env(GOP_ENV, profile_folder().join("gop"));
+    tools.tell(&mut runner);
     let tested = step("tests", run(runner)).await;
     // Before the failure is reported, and before the steps that need no broker.
     drop(node);

@@ -27,7 +27,9 @@ pub use ports::{free_port, free_ports};
 pub use rabbit::{BrokerCounters, RabbitNode, SHARED_BROKER_ENV, Vhost};
 pub use relay::TcpRelay;
 pub use tools::{
-    GOP_ENV, GRPCURL_ENV, find_grpcurl, find_program, grpcurl, profile_folder, target_folder,
+    CHROMIUM_ENV, CHROMIUM_NAMES, GOP_ENV, GRPCURL_ENV, NODE_MODULES, NODE_MODULES_ENV, VENV,
+    VENV_ENV, chromium, find_grpcurl, find_program, grpcurl, node_modules, node_program,
+    profile_folder, program, target_folder, venv_program,
 };
 
 /// What went wrong with a real part, as text for a person.

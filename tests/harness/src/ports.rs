@@ -2,7 +2,8 @@
 //!
 //! Invariant: a port handed out is locked by a file until this process ends. The numbers lie
 //! below the range from which the system takes its own, so that an outgoing connection cannot
-//! take one while the server that owns it is being started again.
+//! take one while the server that owns it is being started again, and above those that the tour of
+//! the README and the agents of the tests hand out by number.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -10,8 +11,8 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-const FIRST: u16 = 20_000;
-const COUNT: u16 = 12_000;
+const FIRST: u16 = 24_000;
+const COUNT: u16 = 8_000;
 
 static HELD: LazyLock<Mutex<HashMap<u16, File>>> = LazyLock::new(Mutex::default);
 

@@ -28,6 +28,7 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Forward,
+    Mute,
     Silent,
     Refuse,
 }
@@ -86,6 +87,11 @@ impl TcpRelay {
         self.state.send_modify(|state| state.mode = Mode::Silent);
     }
 
+    /// Forwards what clients say and holds back the answers, until [`Self::resume`].
+    pub fn mute(&self) {
+        self.state.send_modify(|state| state.mode = Mode::Mute);
+    }
+
     /// As [`Self::silence`], but for ever and only for the connections that are there now: the
     /// link that a router has forgotten. New ones are forwarded at once.
     pub fn abandon(&self) {
@@ -95,7 +101,7 @@ impl TcpRelay {
         });
     }
 
-    /// Forwards again, after [`Self::silence`] or [`Self::refuse`].
+    /// Forwards again, after [`Self::silence`], [`Self::mute`] or [`Self::refuse`].
     pub fn resume(&self) {
         self.state.send_modify(|state| state.mode = Mode::Forward);
     }
@@ -117,13 +123,23 @@ impl Drop for TcpRelay {
 struct View {
     states: watch::Receiver<State>,
     era: u64,
+    /// Whether it is the direction of the answers.
+    answers: bool,
 }
 
 impl View {
+    /// Whether this direction may speak in that state.
+    fn may_speak(&self) -> impl Fn(&State) -> bool + use<> {
+        let (era, answers) = (self.era, self.answers);
+        move |state| {
+            let open = state.mode == Mode::Forward || state.mode == Mode::Mute && !answers;
+            open && era >= state.speaking_from
+        }
+    }
+
     /// Waits until this connection may speak. Never, once it is abandoned or the relay is gone.
     async fn speaking(&mut self) -> State {
-        let era = self.era;
-        let may = |state: &State| state.mode == Mode::Forward && era >= state.speaking_from;
+        let may = self.may_speak();
         let state = self.states.wait_for(may).await.ok().map(|state| *state);
         match state {
             Some(state) => state,
@@ -133,9 +149,8 @@ impl View {
 
     /// Waits until this connection may not speak.
     async fn silenced(&mut self) {
-        let era = self.era;
-        let may_not = |state: &State| state.mode != Mode::Forward || era < state.speaking_from;
-        let _relay_gone = self.states.wait_for(may_not).await;
+        let may = self.may_speak();
+        let _relay_gone = self.states.wait_for(|state| !may(state)).await;
     }
 
     /// Waits until this connection is cut.
@@ -156,7 +171,7 @@ async fn accept(listener: TcpListener, states: watch::Receiver<State>, open: Arc
                 if now.mode == Mode::Refuse {
                     continue;
                 }
-                let view = View { states: states.clone(), era: now.era };
+                let view = View { states: states.clone(), era: now.era, answers: false };
                 let count = Count::up(&open);
                 connections.spawn(async move {
                     let mut cut = view.clone();
@@ -181,7 +196,7 @@ async fn connection(client: TcpStream, mut view: View) {
     let (server_read, server_write) = server.into_split();
     let _ended = tokio::try_join!(
         pump(client_read, server_write, view.clone()),
-        pump(server_read, client_write, view),
+        pump(server_read, client_write, View { answers: true, ..view }),
     );
 }
 

@@ -8,6 +8,24 @@ pub const GOP_ENV: &str = "GOP_BIN";
 /// Names grpcurl; `cargo xtask test` sets it.
 pub const GRPCURL_ENV: &str = "GRPCURL_BIN";
 
+/// Names the Python venv of `tests/clients/requirements.txt`; `cargo xtask test` sets it.
+pub const VENV_ENV: &str = "GOPERATION_VENV";
+
+/// Names the `node_modules` of `tests/clients/node`; `cargo xtask test` sets it.
+pub const NODE_MODULES_ENV: &str = "GOPERATION_NODE_MODULES";
+
+/// Names the Chromium program; `cargo xtask test` sets it.
+pub const CHROMIUM_ENV: &str = "GOPERATION_CHROMIUM";
+
+/// Where `cargo xtask test` puts the venv, in the target folder.
+pub const VENV: &str = "tools/venv";
+
+/// Where `cargo xtask test` puts the npm packages, in the target folder.
+pub const NODE_MODULES: &str = "tools/node/node_modules";
+
+/// What Chromium is called on the systems that have it.
+pub const CHROMIUM_NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
 /// The first program called `name` in `folders`, then in PATH.
 pub fn find_program(name: &str, folders: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -43,6 +61,60 @@ pub fn find_grpcurl(target: &Path) -> Option<PathBuf> {
 pub fn grpcurl() -> PathBuf {
     find_grpcurl(&target_folder())
         .expect("grpcurl is missing: `cargo xtask test` installs it, or put it into PATH")
+}
+
+/// A program of the Python venv that holds `tests/clients/requirements.txt`: `python`, `mypy`, …
+///
+/// # Panics
+/// It is not there; the message says how to get it.
+pub fn venv_program(name: &str) -> PathBuf {
+    let venv = named(VENV_ENV).unwrap_or_else(|| target_folder().join(VENV));
+    installed(venv.join("bin").join(name))
+}
+
+/// The folder that holds the packages of `tests/clients/node/package.json`.
+///
+/// # Panics
+/// It is not there; the message says how to get it.
+pub fn node_modules() -> PathBuf {
+    installed(named(NODE_MODULES_ENV).unwrap_or_else(|| target_folder().join(NODE_MODULES)))
+}
+
+/// A program of [`node_modules`]: `buf`, `tsc`, `esbuild`, …
+///
+/// # Panics
+/// It is not there; the message says how to get it.
+pub fn node_program(name: &str) -> PathBuf {
+    installed(node_modules().join(".bin").join(name))
+}
+
+/// Chromium, which runs without a display as `--headless`.
+///
+/// # Panics
+/// There is none; the message says how to get it.
+pub fn chromium() -> PathBuf {
+    named(CHROMIUM_ENV)
+        .or_else(|| CHROMIUM_NAMES.iter().find_map(|name| find_program(name, &[])))
+        .expect("Chromium is missing: `cargo xtask test` installs it, or put it into PATH")
+}
+
+/// A program that is in PATH once `cargo xtask test` has run: `node`, `npm`, `curl`.
+///
+/// # Panics
+/// There is none; the message says how to get it.
+pub fn program(name: &str) -> PathBuf {
+    find_program(name, &[]).unwrap_or_else(|| {
+        panic!("{name} is missing: `cargo xtask test` installs it, or put it into PATH")
+    })
+}
+
+fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from)
+}
+
+fn installed(path: PathBuf) -> PathBuf {
+    assert!(path.exists(), "{} is missing: `cargo xtask test` installs it", path.display());
+    path
 }
 
 /// Cargo's target folder, of which this program lies in `<profile>` or `<profile>/deps`.

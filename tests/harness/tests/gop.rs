@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use goperation_harness::{GopProcess, Result};
 
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(30);
 
 async fn spawn(script: &str) -> Result<GopProcess> {
     let env = [("GREETING", "hello")];

@@ -7,6 +7,8 @@ use std::time::Duration;
 use goperation_harness::guard::Guarded;
 use goperation_harness::{Ledger, free_port, free_ports, poll_until};
 
+const SOON: Duration = Duration::from_secs(30);
+
 #[test]
 fn ports_are_given_once() {
     let mut seen: HashSet<u16> = (0..50).map(|_| free_port()).collect();
@@ -24,7 +26,7 @@ async fn a_ledger_holds_the_complete_lines() {
     let script = r#"echo two >> "$1"; echo two >> "$1"; printf half >> "$1""#;
     let status = Command::new("sh").args(["-c", script, "sh"]).arg(ledger.path()).status();
     assert!(status.unwrap().success());
-    let lines = ledger.wait_for(3, Duration::from_secs(5)).await;
+    let lines = ledger.wait_for(3, SOON).await;
     assert_eq!(lines, ["one", "two", "two"]);
     assert_eq!(ledger.counts()["two"], 2);
 }
@@ -48,7 +50,7 @@ async fn a_guarded_process_is_killed_with_its_children() {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).arg(ledger.path());
     let parent = Guarded::spawn(&mut command).unwrap();
-    let child = ledger.wait_for(1, Duration::from_secs(5)).await.remove(0);
+    let child = ledger.wait_for(1, SOON).await.remove(0);
     let lives = async || {
         // An orphan whose new parent does not wait for it stays as a zombie: that is dead too.
         std::fs::read_to_string(format!("/proc/{child}/stat"))
@@ -56,5 +58,5 @@ async fn a_guarded_process_is_killed_with_its_children() {
     };
     assert!(lives().await);
     drop(parent);
-    poll_until(Duration::from_secs(5), "the child is gone", async || !lives().await).await;
+    poll_until(SOON, "the child is gone", async || !lives().await).await;
 }

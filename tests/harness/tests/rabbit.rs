@@ -88,7 +88,7 @@ async fn virtual_hosts_users_and_policies() {
     declare("ownxq").await.expect_err("the right is for own.q alone");
 
     node.set_policy(&one.name, "short", "^only", r#"{"max-length":7}"#).await;
-    poll_until(Duration::from_secs(10), "the policy applies", async || {
+    poll_until(Duration::from_secs(60), "the policy applies", async || {
         node.ctl(["list_queues", "-p", &one.name, "policy"]).await.unwrap().contains("short")
     })
     .await;
@@ -113,12 +113,12 @@ async fn a_killed_process_leaves_no_node_and_no_folder_behind() {
     assert!(listens().await);
 
     child.kill().await.unwrap();
-    poll_until(Duration::from_secs(10), "the node and its folder are gone", async || {
+    poll_until(Duration::from_secs(60), "the node and its folder are gone", async || {
         !listens().await && !std::path::Path::new(folder).exists()
     })
     .await;
     // Every process of the node had the folder in its environment or arguments.
-    poll_until(Duration::from_secs(10), "no process is left", async || {
+    poll_until(Duration::from_secs(60), "no process is left", async || {
         let all = std::fs::read_dir("/proc").unwrap().flatten();
         all.filter_map(|entry| std::fs::read(entry.path().join("environ")).ok())
             .all(|environ| !String::from_utf8_lossy(&environ).contains(folder))

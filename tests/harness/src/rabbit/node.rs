@@ -45,7 +45,7 @@ impl Node {
                 .stderr(Stdio::null()),
         )?;
         let mapper_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, site.epmd_port));
-        until(Duration::from_secs(10), || TcpStream::connect(mapper_addr).is_ok().then_some(()))
+        until(Duration::from_secs(30), || TcpStream::connect(mapper_addr).is_ok().then_some(()))
             .ok_or("the Erlang port mapper does not answer")?;
         let own = Some(Mutex::new(Processes { server: None, _port_mapper: port_mapper }));
         let node = Self { site, own };
@@ -122,7 +122,7 @@ impl Node {
             Ok(stat) => (stat.state == 'Z').then_some(()),
             Err(_) => Some(()),
         };
-        until(Duration::from_secs(10), gone).ok_or("the Erlang machine is still there")?;
+        until(Duration::from_secs(30), gone).ok_or("the Erlang machine is still there")?;
         Ok(())
     }
 
