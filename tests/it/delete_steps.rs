@@ -8,7 +8,10 @@ use goperation::{AgentStatus, Error, Reason, Secret, v1};
 use goperation_harness::poll_until;
 use rustix::process::Signal;
 use serde_json::json;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 
 use crate::{
     delete::{DELETED, SHORT, TOML, status},
@@ -68,6 +71,21 @@ async fn agents(site: &Site, count: usize) -> Vec<AgentProcess> {
     agents
 }
 
+/// How long a delete takes here and now: the kills are spread over that time. The shortest of one
+/// for each agent, for one may have met a stall.
+async fn time_of_delete(site: &Site, agents: &mut [AgentProcess]) -> Duration {
+    let mut shortest = Duration::MAX;
+    for agent in agents {
+        let begun = Instant::now();
+        site.delete(agent.id).await.unwrap();
+        shortest = shortest.min(begun.elapsed());
+        assert_eq!(agreed(site, agent).await, End::Deleted);
+        renew(site, agent).await;
+    }
+    println!("a delete takes {shortest:?}");
+    shortest
+}
+
 /// How often a run was broken off in each state.
 #[derive(Debug, Default)]
 struct Coverage(BTreeMap<&'static str, usize>);
@@ -95,12 +113,13 @@ async fn agent_state(site: &Site, agent: &mut AgentProcess) -> Option<AgentStatu
 /// The manager dies while several deletes are on their way, each begun at another moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_manager_killed_at_each_step_of_delete() {
-    const AGENTS: u64 = 6;
-    const ROUNDS: u64 = 8;
-    /// Between the begins of two deletes, in milliseconds.
-    const APART: u64 = 7;
+    const AGENTS: u32 = 6;
+    const ROUNDS: u32 = 8;
     let mut site = Site::start().await;
-    let mut agents = agents(&site, AGENTS.try_into().unwrap()).await;
+    let mut agents = agents(&site, AGENTS as usize).await;
+    let whole = time_of_delete(&site, &mut agents[..3]).await;
+    // Between the begins of two deletes.
+    let apart = whole / 2;
     let mut coverage = Coverage::default();
     for round in 0..ROUNDS {
         let mut client = site.agents();
@@ -112,7 +131,7 @@ async fn heavy_manager_killed_at_each_step_of_delete() {
             .map(|(place, agent)| {
                 let (mut client, id) = (client.clone(), agent.id);
                 tokio::spawn(async move {
-                    sleep(Duration::from_millis(APART * place as u64 + 1)).await;
+                    sleep(apart * place as u32 + Duration::from_millis(1)).await;
                     let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
                     client.delete_agent(request).await.is_ok()
                 })
@@ -120,8 +139,8 @@ async fn heavy_manager_killed_at_each_step_of_delete() {
             .collect();
         // The last one is just begun when it dies, the first may have ended; in the last round
         // all have.
-        let late = if round + 1 < ROUNDS { 3 * round } else { 400 };
-        sleep(Duration::from_millis(APART * (AGENTS - 1) + late)).await;
+        let late = if round + 1 < ROUNDS { whole * round / 3 } else { 40 * whole };
+        sleep(apart * (AGENTS - 1) + late).await;
         site.kill_manager();
         let mut answered = Vec::new();
         for delete in deletes {
@@ -176,10 +195,10 @@ async fn heavy_manager_killed_at_each_step_of_delete() {
 async fn heavy_agent_killed_at_each_step_of_delete() {
     const AGENTS: usize = 3;
     const ROUNDS: u32 = 10;
-    /// How much later the next one dies. A delete takes about thirty of these.
-    const STEP: Duration = Duration::from_micros(700);
     let site = Site::start().await;
     let mut agents = agents(&site, AGENTS).await;
+    // How much later the next one dies: the last of all when its delete has long ended.
+    let step = time_of_delete(&site, &mut agents).await * 2 / (ROUNDS * AGENTS as u32);
     let mut coverage = Coverage::default();
     for round in 0..ROUNDS {
         // Each agent of a round dies a little later than the one before.
@@ -190,7 +209,7 @@ async fn heavy_agent_killed_at_each_step_of_delete() {
                 let request = v1::DeleteAgentRequest { id, force: false, etag: String::new() };
                 client.delete_agent(request).await.map(drop)
             });
-            sleep(STEP * (round * AGENTS as u32 + place as u32)).await;
+            sleep(step * (round * AGENTS as u32 + place as u32)).await;
             agent.kill();
             let at = if delete.is_finished() { "answered" } else { "on its way" };
             let record = site.show(id).await.unwrap().status;

@@ -1,16 +1,19 @@
 //! `gop dev` as a newcomer meets it: the README's tour, pasted, and grpcurl on both transports.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use goperation_harness::{GopProcess, RabbitNode, gop, grpcurl, poll_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::fleet::SOON;
+use crate::{
+    fleet::SOON,
+    shown::{Shown, blurred, commands, file},
+};
 
 /// A `gop dev` on a free port.
-async fn dev(args: &[&str]) -> (GopProcess, String) {
+pub(crate) async fn dev(args: &[&str]) -> (GopProcess, String) {
     let args = [&["dev", "--listen", "127.0.0.1:0"], args].concat();
     let process = GopProcess::spawn(args).await;
     let address = process
@@ -22,51 +25,19 @@ async fn dev(args: &[&str]) -> (GopProcess, String) {
     (process, address)
 }
 
-/// A command of the tour with what the README shows of its output.
-struct Shown {
-    command: String,
-    output: Vec<String>,
-}
-
 /// The console blocks of a section of the README.
 fn shown(section: &str) -> Vec<Shown> {
-    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
+    let readme = file("README.md");
     let section = readme.split(&format!("\n## {section}\n")).nth(1).expect("the section is there");
     let section = section.split("\n## ").next().unwrap();
-    let mut shown: Vec<Shown> = Vec::new();
     let mut inside = false;
-    for line in section.lines() {
+    let lines = section.lines().filter(|line| {
         if line.starts_with("```") {
-            inside = line == "```console";
-        } else if let (true, Some(command)) = (inside, line.strip_prefix("$ ")) {
-            shown.push(Shown { command: command.to_owned(), output: Vec::new() });
-        } else if let (true, Some(last)) = (inside, shown.last_mut()) {
-            last.output.push(line.to_owned());
+            inside = *line == "```console";
         }
-    }
-    shown
-}
-
-/// What differs from run to run: ids, pids, times, folders.
-fn blurred(line: &str) -> String {
-    let mut words = Vec::new();
-    for word in line.split_whitespace() {
-        let bare = word.trim_matches(|c: char| ",\"".contains(c));
-        let is_id = bare.len() == 32 && bare.chars().all(|c| c.is_ascii_hexdigit());
-        let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.contains('T');
-        let blur = is_id || is_time || bare.contains("/gop-dev-");
-        words.push(if blur { "…" } else { word });
-    }
-    // A deleted agent goes offline a moment after the answer to its delete.
-    let leaving = words.contains(&"DELETED");
-    for word in &mut words {
-        if leaving && ["yes", "no"].contains(word) {
-            *word = "…";
-        }
-    }
-    let line = words.join(" ");
-    if line.starts_with("\"pid\":") { "\"pid\": …".to_owned() } else { line }
+        inside
+    });
+    commands(lines.filter(|line| !line.starts_with("```")))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +51,8 @@ async fn the_tour_of_the_readme_is_true() {
         let words = step.command.strip_prefix("gop ").expect("a gop command");
         let wanted: Vec<_> = step.output.iter().map(|line| blurred(line)).collect();
         let mut got = Vec::new();
-        // What a CAST does is seen a moment later.
-        let reads = words.contains(" said");
+        // What a CAST does is seen a moment later, and so is that a receiver has gone.
+        let reads = words.contains(" said") || words == "queue ls";
         poll_until(SOON, &format!("`{}` shows what the README shows", step.command), async || {
             let out = Command::new("sh")
                 .args(["-c", &format!("exec \"$GOP\" {words} 2>&1")])
@@ -100,7 +71,8 @@ async fn the_tour_of_the_readme_is_true() {
     end(process).await;
 }
 
-async fn end(mut process: GopProcess) {
+/// Stops it as a person does, and looks how it ends.
+pub(crate) async fn end(mut process: GopProcess) {
     process.signal(Signal::INT);
     let status = process.wait(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(0), "gop dev ends with 0: {}", process.log());

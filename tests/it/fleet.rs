@@ -222,6 +222,11 @@ impl Fleet {
         Ok(answer.into_inner().message_id)
     }
 
+    /// Whether some agent has claimed that message.
+    pub(crate) async fn is_claimed(&self, message_id: &str) -> bool {
+        self.store.get(format!("m/claim/{message_id}").into_bytes()).await.unwrap().is_some()
+    }
+
     /// Ends everything and waits for it.
     pub(crate) async fn stop(self) {
         self.manager.0.cancel();

@@ -16,6 +16,9 @@ use crate::{
 /// Longer than a kill and a start take on a busy machine.
 const LONG: Duration = Duration::from_secs(40);
 
+/// Ends before the kill, and leaves time for a start, and for the typed answer before its end.
+const HASTY: Duration = Duration::from_secs(5);
+
 /// A site with one agent whose programs say that they have started, and then wait.
 struct Stage {
     site: Site,
@@ -28,7 +31,7 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
-        let site = Site::start().await;
+        let site = Site::start_waiting(LONG).await;
         let ledger = Ledger::create();
         let go = site.path().join("go");
         let wait = script(
@@ -136,7 +139,8 @@ async fn a_started_method_is_interrupted_unless_idempotent() {
             (lines.len() == 3).then(|| lines.iter().map(pid).collect::<Vec<_>>())
         })
         .await;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        // Longer than the hasty one waits.
+        tokio::time::sleep(HASTY + Duration::from_millis(500)).await;
         agent.kill();
         assert!(pids.iter().all(|&pid| lives(pid)), "a program went with its agent");
         agent.start().await;
@@ -145,7 +149,7 @@ async fn a_started_method_is_interrupted_unless_idempotent() {
     let agent = &mut stage.agent;
     let (patient, hasty, again, pids) = tokio::join!(
         call("once", LONG, "patient"),
-        call("once", Duration::from_secs(1), "hasty"),
+        call("once", HASTY, "hasty"),
         call("again", LONG, "idempotent"),
         async {
             let pids = kill_and_start(agent).await;
@@ -187,7 +191,7 @@ async fn a_started_method_is_interrupted_unless_idempotent() {
 async fn an_interrupted_create_is_failed_and_can_be_deleted() {
     let mut stage = Stage::start().await;
     // The caller of the first waits over the restart, that of the second does not.
-    for (n, wait) in [(1, LONG), (2, Duration::from_secs(2))] {
+    for (n, wait) in [(1, LONG), (2, HASTY)] {
         let (created, pid) = {
             let (site, id, ledger) = (&stage.site, stage.agent.id, &stage.ledger);
             let agent = &mut stage.agent;

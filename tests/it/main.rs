@@ -4,14 +4,25 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod broker;
+mod clients;
 mod delete;
 mod delete_steps;
 mod dev;
 mod entity;
+mod files;
 mod fleet;
 mod gate;
+mod hostile;
 mod interrupted;
+mod legacy;
 mod manager_crash;
 mod offer;
+mod openapi;
+mod parity;
 mod procs;
+mod recipes;
 mod rpc;
+mod sdk;
+mod shown;
+mod tours;
+mod typed;

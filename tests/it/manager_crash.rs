@@ -17,7 +17,7 @@ use goperation_agent::{Config, Exit, Handle, Parts, RunError};
 use goperation_harness::{Ledger, poll_until};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde_json::json;
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{sync::watch, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
@@ -74,6 +74,9 @@ struct Told {
     ended: AtomicUsize,
     /// Operations broken off by a kill.
     broken: AtomicUsize,
+    /// Whether a manager serves. Who does not repeat what failed begins nothing without one: all
+    /// would be spent while it starts, and nothing left for the next kill.
+    serves: watch::Sender<bool>,
 }
 
 impl Told {
@@ -188,6 +191,7 @@ async fn load(site: &Clients, told: &Told, agents: &[i32], seed: u64) {
         .for_each_concurrent(3, async |number| register(site, told, number).await);
     let creators = stream::iter(0..CREATES).for_each_concurrent(4, async |place| {
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(place as u64));
+        told.serves.subscribe().wait_for(|serves| *serves).await.unwrap();
         let agent = agents[random.random_range(0..agents.len())];
         let number = create(site, told, agent, random.random_range(0..3)).await;
         if let Some(number) = number
@@ -257,7 +261,8 @@ async fn heavy_manager_killed_at_random() {
         agents.push(Local::start(&site, number).await);
     }
     let ids: Vec<i32> = agents.iter().map(|agent| agent.id).collect();
-    let told = Told { ledger: Ledger::create(), ended: 0.into(), broken: 0.into() };
+    let serves = watch::Sender::new(true);
+    let told = Told { ledger: Ledger::create(), ended: 0.into(), broken: 0.into(), serves };
 
     // The killer's clock is the number of operations that have ended, so that its kills fall
     // among them however fast the machine is.
@@ -271,7 +276,7 @@ async fn heavy_manager_killed_at_random() {
         let mut load = std::pin::pin!(load(&loader, &told, &ids, seed));
         let mut done = false;
         while !done {
-            let next = told.ended.load(Ordering::Relaxed) + random.random_range(20..45);
+            let next = told.ended.load(Ordering::Relaxed) + random.random_range(12..32);
             let late = Duration::from_micros(random.random_range(0..20_000));
             let due = async {
                 while told.ended.load(Ordering::Relaxed) < next {
@@ -282,12 +287,18 @@ async fn heavy_manager_killed_at_random() {
             tokio::select! {
                 () = &mut load => done = true,
                 () = due, if kills < KILLS => {
+                    told.serves.send_replace(false);
                     site.kill_manager();
                     kills += 1;
-                    tokio::select! {
-                        () = &mut load => panic!("the load ended without a manager"),
-                        () = site.start_manager() => {}
+                    let mut start = std::pin::pin!(site.start_manager());
+                    loop {
+                        tokio::select! {
+                            // The last ones may have been those that nobody repeats.
+                            () = &mut load, if !done => done = true,
+                            () = &mut start => break,
+                        }
                     }
+                    told.serves.send_replace(true);
                 }
             }
         }

@@ -29,18 +29,21 @@ use tonic::{Request, transport::Channel};
 use crate::fleet::{SOON, target, to_struct};
 
 /// How long a lease lasts here: short, so that what waits for its end is soon.
-pub(crate) const LEASE: Duration = Duration::from_secs(3);
-/// When a precommit lapses here.
-pub(crate) const LAPSE: Duration = Duration::from_secs(2);
+pub(crate) const LEASE: Duration = Duration::from_secs(5);
+/// When a precommit lapses here, unless a test says otherwise.
+pub(crate) const LAPSE: Duration = Duration::from_secs(3);
 /// How long the manager waits for an agent here.
 pub(crate) const WAIT: Duration = Duration::from_secs(5);
 
 /// A vhost with one manager.
 pub(crate) struct Site {
     dir: TempDir,
-    uri: String,
+    /// `[broker]` in every file.
+    broker: String,
     port: u16,
     manager: Option<GopProcess>,
+    /// When a precommit of agents that are made from now on lapses.
+    pub(crate) lapse: Duration,
     clients: Clients,
 }
 
@@ -63,9 +66,25 @@ impl std::ops::Deref for Site {
 impl Site {
     /// A new vhost, with a manager that serves.
     pub(crate) async fn start() -> Self {
+        Self::start_waiting(WAIT).await
+    }
+
+    /// As [`Self::start`], with a manager that waits so long for an agent.
+    pub(crate) async fn start_waiting(wait: Duration) -> Self {
+        Self::start_with(wait, RabbitConfig::default()).await
+    }
+
+    /// As [`Self::start_waiting`], with the prefix and queue type of that configuration.
+    pub(crate) async fn start_with(wait: Duration, broker: RabbitConfig) -> Self {
         let uri = RabbitNode::shared().await.new_vhost().await.uri;
         let port = free_port();
-        let config = RabbitConfig { uri: uri.clone(), ..RabbitConfig::default() };
+        let config = RabbitConfig { uri, ..broker };
+        let broker = format!(
+            "[broker]\nuri = {:?}\nprefix = {:?}\ncast_queue = {:?}\n",
+            config.uri,
+            config.prefix,
+            config.cast_queue.as_str(),
+        );
         let transport: Arc<dyn Transport> = Rabbit::connect(config).unwrap();
         let bridge = Bridge::start(Arc::clone(&transport), BridgeConfig::default());
         let channel =
@@ -73,20 +92,30 @@ impl Site {
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             "listen = \"127.0.0.1:{port}\"\ndata_dir = {:?}\n\
-             lease = \"{}s\"\ncall_timeout = \"{}s\"\n[broker]\nuri = {uri:?}\n",
+             lease = \"{}s\"\ncall_timeout = \"{}s\"\n{broker}",
             dir.path().join("manager"),
             LEASE.as_secs(),
-            WAIT.as_secs(),
+            wait.as_secs(),
         );
         fs::write(dir.path().join("manager.toml"), text).unwrap();
         let clients = Clients { transport, bridge, channel };
-        let mut site = Self { dir, uri, port, manager: None, clients };
+        let mut site = Self { dir, broker, port, manager: None, lapse: LAPSE, clients };
         site.start_manager().await;
         site
     }
 
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The virtual host of all.
+    pub(crate) fn vhost(&self) -> &str {
+        self.broker.split(['/', '"']).find(|part| part.starts_with("test-")).expect("a vhost")
+    }
+
+    /// Where the manager listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Starts the manager, on the port and data of the one before.
@@ -112,11 +141,11 @@ impl Site {
         let text = format!(
             "work_dir = {:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n\
              manager = \"http://127.0.0.1:{}\"\nprecommit_lapse = \"{}s\"\n\
-             deleted_linger = \"200ms\"\n{toml}\n[broker]\nuri = {:?}\n",
+             deleted_linger = \"200ms\"\n{toml}\n{}",
             self.path().join(host),
             self.port,
-            LAPSE.as_secs(),
-            self.uri,
+            self.lapse.as_secs(),
+            self.broker,
         );
         fs::write(&config, text).unwrap();
         AgentProcess { host: host.to_owned(), config, process: None, id: 0 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use goperation::{Reason, now_millis, v1};
-use goperation_bridge::rabbit::CastQueue;
+use goperation_bridge::{QueueName, rabbit::CastQueue};
 use goperation_harness::{Ledger, poll_until};
 use serde_json::json;
 
@@ -80,7 +80,13 @@ async fn kinds(on: On) {
     }
 
     // A stopped agent is offline at once, and its CAST queue waits for it.
+    let queue = QueueName::Call(agent.address());
     agent.stop().await;
+    // A broker needs a moment to see that a connection has been closed.
+    poll_until(SOON, "its CALL queue is gone", async || {
+        matches!(fleet.transport.queue(&queue).await, Ok(None))
+    })
+    .await;
     let before = Instant::now();
     let error = fleet.call(target("h1", "tt"), "note", json!({}), wait).await.unwrap_err();
     assert_eq!(error.reason, Reason::AgentOffline, "{error}");

@@ -1,0 +1,87 @@
+//! The cases: for each method and binding at least one that succeeds and one that fails.
+
+mod agents;
+mod fleet;
+mod messages;
+
+use goperation::Reason;
+use serde_json::Value;
+
+use self::{
+    agents::{agents, last},
+    fleet::{endpoints, entities, ports},
+    messages::{caches, messages, queues},
+};
+use super::fixture::Fixture;
+
+/// What is asked for in one case.
+#[derive(Debug)]
+pub(super) enum Ask {
+    /// A reading: the same request both ways, and exactly the same answer.
+    Read(Value),
+    /// Something with an effect, each way on an object of its own; `differ` names the fields that
+    /// cannot be the same.
+    Each { grpc: Value, rest: Value, differ: &'static [&'static str] },
+    /// A stream of two messages: by gRPC, as lines of JSON, and as server-sent events.
+    Stream { grpc: Value, lines: Value, events: Value, differ: &'static [&'static str] },
+    /// A failure for that reason, the same both ways.
+    Fails(Value, Reason),
+}
+
+/// One case.
+#[derive(Debug)]
+pub(super) struct Case {
+    /// `AgentService/ShowAgent`.
+    pub(super) method: &'static str,
+    /// Which of its bindings.
+    pub(super) binding: usize,
+    pub(super) ask: Ask,
+}
+
+/// Fields of a record that no two objects have in common.
+const TIMES: &[&str] = &["etag", "createTime", "updateTime"];
+/// As [`TIMES`], for an agent.
+const AGENT: &[&str] = &[
+    "id",
+    "host",
+    "etag",
+    "createTime",
+    "updateTime",
+    "statusTime",
+    "reportTime",
+    "snapshot",
+    "clockOffset",
+    "portsRanges",
+    "diskMib",
+];
+/// As [`TIMES`], for an entity and its ports.
+const ENTITY: &[&str] =
+    &["number", "agentId", "etag", "createTime", "updateTime", "port", "entity"];
+/// As [`TIMES`], for a cache.
+const CACHE: &[&str] = &["key", "etag", "createTime", "updateTime", "expireTime"];
+
+/// All cases, in the order in which they are run.
+pub(super) fn all(f: &Fixture) -> Vec<Case> {
+    let groups = [agents(f), endpoints(f), entities(f), ports(f), messages(), queues(f), caches()];
+    let mut cases: Vec<_> = groups.into_iter().flatten().collect();
+    cases.extend(last());
+    cases
+}
+
+fn read(method: &'static str, binding: usize, request: Value) -> Case {
+    Case { method, binding, ask: Ask::Read(request) }
+}
+
+fn each(method: &'static str, [grpc, rest]: [Value; 2], differ: &'static [&'static str]) -> Case {
+    Case { method, binding: 0, ask: Ask::Each { grpc, rest, differ } }
+}
+
+fn fails(method: &'static str, binding: usize, request: Value, reason: Reason) -> Case {
+    Case { method, binding, ask: Ask::Fails(request, reason) }
+}
+
+fn merged(mut request: Value, more: Value) -> Value {
+    let fields = request.as_object_mut().expect("a request is an object");
+    fields.extend(more.as_object().expect("fields are an object").clone());
+    request
+}

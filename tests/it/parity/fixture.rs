@@ -1,0 +1,141 @@
+//! What the cases act on: for each call with an effect two objects of their own, one for gRPC and
+//! one for REST, made by gRPC before anything is compared.
+
+use std::collections::HashMap;
+
+use prost_reflect::DynamicMessage;
+use serde_json::{Value, json};
+use tonic::Streaming;
+
+use super::wire::{Wire, to_json};
+
+/// The secret of every agent that the test itself registers.
+pub(super) const SECRET: &str = "a-secret-of-the-parity-test";
+/// The notify queue whose stream runs throughout the test.
+pub(super) const ACKNOWLEDGED: &str = "parity.acknowledge";
+/// Notify queues with the same two messages each.
+pub(super) const STREAMS: [&str; 3] = ["parity.grpc", "parity.lines", "parity.events"];
+
+/// Agents that are registered with a secret, or only reserved.
+const REGISTERED: [&str; 8] =
+    ["update", "edit", "force", "report", "clean", "renew", "sync", "claim"];
+const RESERVED: [&str; 2] = ["endpoints-more", "endpoints-less"];
+/// Entities on agents 1 and 2.
+const ENTITIES: [&str; 6] = ["update", "edit", "delete", "port-more", "port-less", "port-free"];
+
+/// The objects.
+#[derive(Debug)]
+pub(super) struct Fixture {
+    /// An entity on agent 1 with ports and labels that is only read.
+    pub(super) shown: i32,
+    /// Tokens of messages that wait for their acknowledgement.
+    pub(super) tokens: Vec<String>,
+    agents: HashMap<&'static str, [i32; 2]>,
+    entities: HashMap<&'static str, [i32; 2]>,
+    /// Ends the tokens when it ends.
+    _stream: Streaming<DynamicMessage>,
+}
+
+impl Fixture {
+    pub(super) async fn new(wire: &Wire) -> Self {
+        for id in [1, 2] {
+            wire.ask("AgentService/ActivateAgent", json!({"id": id})).await;
+        }
+        let mut agents = HashMap::new();
+        for purpose in REGISTERED.into_iter().chain(RESERVED) {
+            let mut pair = [0; 2];
+            for (side, id) in ["a", "b"].into_iter().zip(&mut pair) {
+                *id = Self::register(wire, &format!("parity-{purpose}-{side}")).await;
+            }
+            agents.insert(purpose, pair);
+        }
+        for id in agents["clean"] {
+            wire.ask("AgentService/DeleteAgent", json!({"id": id, "force": true})).await;
+        }
+        let shown = json!({
+            "endpoint": "sample", "agentId": 1, "description": "only read",
+            "labels": {"zone": "a b", "tier": "gold/1"},
+            "ports": [{"name": "game", "protocol": "PROTOCOL_UDP"}, {"port": 20050}],
+        });
+        let shown = Self::create(wire, shown).await;
+        let mut entities = HashMap::new();
+        for (i, purpose) in ENTITIES.into_iter().enumerate() {
+            let mut pair = [0; 2];
+            for (agent, number) in [1, 2].into_iter().zip(&mut pair) {
+                let port = 20_060 + 100 * (agent - 1) + i;
+                let wishes = json!([{"port": port, "protocol": "PROTOCOL_TCP"}]);
+                let entity = json!({"endpoint": "sample", "agentId": agent, "ports": wishes});
+                *number = Self::create(wire, entity).await;
+            }
+            entities.insert(purpose, pair);
+        }
+        for key in ["show", "edit-a", "edit-b", "update-a", "update-b", "delete-a", "delete-b"] {
+            let cache = json!({"key": format!("parity.{key}"), "value": {"n": 1}, "ttl": "3600s"});
+            wire.ask("CacheService/CreateCache", json!({"cache": cache})).await;
+        }
+        for key in ["flush-a.1", "flush-a.2", "flush-b.1", "flush-b.2"] {
+            let cache = json!({"key": key, "value": {}, "ttl": "3600s"});
+            wire.ask("CacheService/CreateCache", json!({"cache": cache})).await;
+        }
+        for queue in STREAMS {
+            for n in [1, 2] {
+                let payload = json!({"n": n, "text": "ü\n", "deep": {"list": [1.5, true, null]}});
+                wire.ask("BridgeService/Notify", json!({"queue": queue, "payload": payload})).await;
+            }
+        }
+        let (tokens, stream) = Self::unacknowledged(wire).await;
+        Self { shown, tokens, agents, entities, _stream: stream }
+    }
+
+    async fn register(wire: &Wire, host: &str) -> i32 {
+        let mut agent = json!({"type": "parity", "host": host, "portsRanges": ["30000-30099"]});
+        if host.contains("endpoints") {
+            agent["reserve"] = true.into();
+            agent["endpoints"] = json!(["arena", "lobby"]);
+        } else {
+            agent["secret"] = SECRET.into();
+        }
+        number(&wire.ask("AgentService/CreateAgent", agent).await["agent"]["id"])
+    }
+
+    async fn create(wire: &Wire, entity: Value) -> i32 {
+        number(&wire.ask("EntityService/CreateEntity", entity).await["entity"]["number"])
+    }
+
+    async fn unacknowledged(wire: &Wire) -> (Vec<String>, Streaming<DynamicMessage>) {
+        for n in 0..2 {
+            let notify = json!({"queue": ACKNOWLEDGED, "payload": {"n": n}});
+            wire.ask("BridgeService/Notify", notify).await;
+        }
+        let service = wire.pool.get_service_by_name("goperation.v1.BridgeService").unwrap();
+        let receive = service.methods().find(|method| method.name() == "Receive").unwrap();
+        let request = json!({"queue": ACKNOWLEDGED});
+        let mut stream = wire.grpc_stream(&receive, &request).await.unwrap();
+        let mut tokens = Vec::new();
+        while tokens.len() < 2 {
+            let message = to_json(&stream.message().await.unwrap().unwrap());
+            tokens.push(message["ackToken"].as_str().unwrap().to_owned());
+        }
+        (tokens, stream)
+    }
+
+    /// Two agents of the test's own for that purpose.
+    pub(super) fn agents(&self, purpose: &str) -> [i32; 2] {
+        self.agents[purpose]
+    }
+
+    /// An entity on agent 1 and one on agent 2 for that purpose.
+    pub(super) fn entities(&self, purpose: &str) -> [i32; 2] {
+        self.entities[purpose]
+    }
+
+    /// The TCP port that the entity for that purpose has on agents 1 and 2.
+    pub(super) fn ports(purpose: &str) -> [usize; 2] {
+        let i = ENTITIES.iter().position(|known| *known == purpose).unwrap();
+        [20_060 + i, 20_160 + i]
+    }
+}
+
+fn number(value: &Value) -> i32 {
+    i32::try_from(value.as_i64().unwrap()).unwrap()
+}

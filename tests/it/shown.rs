@@ -1,0 +1,60 @@
+//! What a page shows — commands and what they print — and how it is compared with what is printed.
+
+use std::path::PathBuf;
+
+/// A command with what the page shows of its output.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) command: String,
+    pub(crate) output: Vec<String>,
+}
+
+/// A file of the repository.
+pub(crate) fn file(path: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The commands of a console block. One that ends in a backslash, or within quotes, goes on in the
+/// next line.
+pub(crate) fn commands<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<Shown> {
+    let open = |command: &str| command.ends_with('\\') || command.matches('\'').count() % 2 == 1;
+    let mut shown: Vec<Shown> = Vec::new();
+    for line in lines {
+        match shown.last_mut() {
+            Some(last) if open(&last.command) => {
+                last.command.push('\n');
+                last.command.push_str(line);
+            }
+            last => match (line.strip_prefix("$ "), last) {
+                (Some(command), _) => {
+                    shown.push(Shown { command: command.to_owned(), output: Vec::new() });
+                }
+                (None, Some(last)) => last.output.push(line.to_owned()),
+                (None, None) => {}
+            },
+        }
+    }
+    shown
+}
+
+/// What differs from run to run: ids, pids, times, folders.
+pub(crate) fn blurred(line: &str) -> String {
+    let mut words = Vec::new();
+    for word in line.split_whitespace() {
+        let bare = word.trim_matches(|c: char| ",\"".contains(c));
+        let is_id = bare.len() == 32 && bare.chars().all(|c| c.is_ascii_hexdigit());
+        let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.contains('T');
+        let blur = is_id || is_time || bare.contains("/gop-dev-");
+        words.push(if blur { "…" } else { word });
+    }
+    // A deleted agent goes offline a moment after the answer to its delete.
+    let leaving = words.contains(&"DELETED");
+    for word in &mut words {
+        if leaving && ["yes", "no"].contains(word) {
+            *word = "…";
+        }
+    }
+    let line = words.join(" ");
+    if line.starts_with("\"pid\":") { "\"pid\": …".to_owned() } else { line }
+}
