@@ -52,7 +52,7 @@ pub(crate) struct Fleet {
     address: SocketAddr,
     manager: (CancellationToken, JoinHandle<Result<(), goperation_manager::Error>>),
     bridge: Bridge,
-    store: SledStore,
+    pub(crate) store: SledStore,
 }
 
 /// One running agent.
@@ -220,11 +220,6 @@ impl Fleet {
         };
         let answer = self.bridge().cast(request).await.map_err(|s| Error::from_status(&s))?;
         Ok(answer.into_inner().message_id)
-    }
-
-    /// Whether some agent has claimed that message.
-    pub(crate) async fn is_claimed(&self, message_id: &str) -> bool {
-        self.store.get(format!("m/claim/{message_id}").into_bytes()).await.unwrap().is_some()
     }
 
     /// Ends everything and waits for it.

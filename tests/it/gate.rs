@@ -183,11 +183,7 @@ impl Gate {
             let wait = Duration::from_millis(1500);
             let busy = self.fleet.call(self.agent.target(namespace), method, json!({}), wait).await;
             let error = busy.unwrap_err();
-            assert_eq!(
-                error.reason,
-                Reason::AgentBusy,
-                "{status} {namespace}: {error}"
-            );
+            assert_eq!(error.reason, Reason::AgentBusy, "{status} {namespace}: {error}");
             assert!(error.retry_after.is_some());
         }
     }

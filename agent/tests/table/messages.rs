@@ -15,6 +15,7 @@ use goperation_bridge::{
     Transport, TransportError,
 };
 use goperation_harness::{Ledger, TcpRelay, poll_until};
+use goperation_store::Store as _;
 use serde_json::json;
 use tokio::runtime;
 
@@ -44,7 +45,11 @@ async fn what_was_claimed_and_not_begun_is_not_lost() {
     relay.mute();
     let any = v1::Target { fanout: false, ..everybody("game") };
     let id = fleet.cast(any, "note", json!({}), None).await.unwrap();
-    poll_until(SOON, "the claim is recorded", async || fleet.is_claimed(&id).await).await;
+    let claim = format!("m/claim/{id}").into_bytes();
+    poll_until(SOON, "the claim is recorded", async || {
+        fleet.store.get(claim.clone()).await.unwrap().is_some()
+    })
+    .await;
     assert_eq!(agent.stop().await, Exit::Stopped);
     relay.resume();
 

@@ -226,10 +226,11 @@ impl Inner {
     }
 
     async fn plain(&self, request: Request<Body>) -> Response<Body> {
-        // Kept until there is an answer.
+        // Kept by the request, until it is answered.
         let turn = Turn::default();
-        let (head, body) = request.into_parts();
-        let body = self.json_turns.apply(&head.headers, body, Turn::clone(&turn));
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Turn::clone(&turn));
+        let body = self.json_turns.apply(&head.headers, body, turn);
         let request = Request::from_parts(head, body);
         if is_legacy(request.uri().path()) {
             let peer = request.extensions().get::<SocketAddr>().copied();

@@ -35,7 +35,7 @@ impl Default for Limits {
 /// Reads a body: decoded, no larger than the limit, and in time.
 pub(crate) async fn read_body(
     headers: &HeaderMap,
-    body: Incoming,
+    mut body: Incoming,
     limits: &Limits,
 ) -> Result<Bytes, Error> {
     if body.is_end_stream() {
@@ -46,7 +46,7 @@ pub(crate) async fn read_body(
     if length.is_some_and(|length| length > limits.max_body as u64) {
         return Err(too_large(limits));
     }
-    let collected = tokio::time::timeout(limits.body_timeout, collect(body, limits)).await;
+    let collected = tokio::time::timeout(limits.body_timeout, collect(&mut body, limits)).await;
     let bytes = collected.map_err(|_| {
         let waited = limits.body_timeout.as_secs();
         Error::new(
@@ -58,12 +58,16 @@ pub(crate) async fn read_body(
         return Ok(bytes);
     }
     let limits = limits.clone();
-    tokio::task::spawn_blocking(move || decode(&bytes, &limits))
-        .await
-        .map_err(|_| Error::new(Reason::Internal, "the body could not be decoded"))?
+    let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = decode(&bytes, &limits);
+        // It has a turn, which is kept until here even when the request is given up.
+        drop(body);
+        decoded
+    });
+    decoded.await.map_err(|_| Error::new(Reason::Internal, "the body could not be decoded"))?
 }
 
-async fn collect(mut body: Incoming, limits: &Limits) -> Result<Bytes, Error> {
+async fn collect(body: &mut Incoming, limits: &Limits) -> Result<Bytes, Error> {
     let mut all = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|status| {

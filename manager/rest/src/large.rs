@@ -17,12 +17,15 @@ use http::{HeaderMap, header::CONTENT_ENCODING};
 use http_body::{Frame, SizeHint};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
     time::timeout,
 };
 use tonic::{Status, body::Body};
 
 /// What a body may have without a turn.
 const FREE: usize = 256 << 10;
+/// Work on so much is done at once.
+const SHORT: usize = 64 << 10;
 /// When a refused one may be sent again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,24 @@ impl Turns {
                 .into()),
         }
     }
+}
+
+/// Does work on a body of that length: elsewhere than the runtime's own threads when it takes
+/// long. Its turn is kept until it is done, also when nobody waits for that any more.
+pub(crate) async fn work<T: Send + 'static>(
+    length: usize,
+    turn: Option<Turn>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    if length <= SHORT {
+        return Ok(work());
+    }
+    let worked = spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    worked.await.map_err(|_| Error::new(Reason::Internal, "the body could not be worked on"))
 }
 
 type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Status>> + Send>>;

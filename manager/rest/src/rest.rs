@@ -19,6 +19,7 @@ use crate::{
     call::Call,
     headers,
     incoming::{self, Limits, read_body},
+    large::{self, Turn},
     percent,
     problem::{self, problem},
     request,
@@ -105,15 +106,21 @@ impl Inner {
             incoming::check_type(&head.headers)?;
         }
         let bytes = read_body(&head.headers, body, &self.limits).await?;
-        let message = request::message(
-            binding,
-            &request::Parts {
-                values,
-                query: head.uri.query().unwrap_or_default(),
-                headers: &head.headers,
-                body: &bytes,
-            },
-        )?;
+        let turn = head.extensions.get::<Turn>().cloned();
+        let (length, uri) = (bytes.len(), head.uri.clone());
+        let (taken, headers) = (binding.clone(), head.headers.clone());
+        let message = large::work(length, turn, move || {
+            request::message(
+                &taken,
+                &request::Parts {
+                    values,
+                    query: uri.query().unwrap_or_default(),
+                    headers: &headers,
+                    body: &bytes,
+                },
+            )
+        })
+        .await??;
         let call = Call {
             method: binding.method.clone(),
             message,

@@ -42,6 +42,7 @@ use crate::{
     Answer, Config, Incoming,
     incoming::{Limits, check_type, read_body},
     json,
+    large::{self, Turn},
 };
 
 /// The query parameter that replaces the method.
@@ -118,7 +119,10 @@ impl Legacy {
     async fn read(&self, parts: &Parts, body: Incoming, wanted: Body) -> Result<Fields, Error> {
         check_type(&parts.headers)?;
         let bytes = read_body(&parts.headers, body, &self.limits).await?;
-        let value = if bytes.is_empty() { Value::Null } else { json::parse(&bytes)? };
+        let length = bytes.len();
+        let turn = parts.extensions.get::<Turn>().cloned();
+        let parse = move || if bytes.is_empty() { Ok(Value::Null) } else { json::parse(&bytes) };
+        let value = large::work(length, turn, parse).await??;
         match (value, wanted) {
             (_, Body::Ignored) => Ok(Fields::new(JsonObject::new())),
             (Value::Object(object), _) => Ok(Fields::new(object)),

@@ -134,7 +134,7 @@ pub(super) fn agents(f: &Fixture) -> Vec<Case> {
             0,
             json!({
                 "target": {"topic": "agent.application", "host": "dev3"}, "method": "status",
-                "timeout": "1.5s", "messageId": "parity-busy",
+                "timeout": "4s", "messageId": "parity-busy",
             }),
             AgentBusy,
         ),
