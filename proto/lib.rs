@@ -20,7 +20,7 @@ pub use name::{
 };
 pub use ranges::Ranges;
 pub use status::AgentStatus;
-pub use time::{from_timestamp, now_millis, to_duration, to_timestamp};
+pub use time::{from_timestamp, now_millis, parse_grpc_timeout, to_duration, to_timestamp};
 pub use value::{JsonObject, MAX_SAFE_INTEGER, check_object, json_to_struct, struct_to_json};
 
 /// The encoded `FileDescriptorSet` of the API with every option kept, `google.api.http` included.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use goperation::parse_grpc_timeout;
 use tonic::metadata::MetadataMap;
 
 /// The caller's part of every command.
@@ -23,7 +24,7 @@ impl Context {
         let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
         Self {
             traceparent: text("traceparent").filter(|text| is_traceparent(text)).map(str::to_owned),
-            deadline: text("grpc-timeout").and_then(parse_timeout),
+            deadline: text("grpc-timeout").and_then(parse_grpc_timeout),
         }
     }
 
@@ -57,25 +58,6 @@ fn is_traceparent(text: &str) -> bool {
         && hex(span, 16)
         && named(span)
         && hex(flags, 2)
-}
-
-/// A gRPC timeout: at most eight digits and a unit.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let unit = text.chars().last().filter(char::is_ascii)?;
-    let digits = &text[..text.len() - 1];
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        'H' => Duration::from_secs(number * 3600),
-        'M' => Duration::from_secs(number * 60),
-        'S' => Duration::from_secs(number),
-        'm' => Duration::from_millis(number),
-        'u' => Duration::from_micros(number),
-        'n' => Duration::from_nanos(number),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

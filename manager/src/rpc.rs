@@ -8,13 +8,11 @@ use std::{
     time::Duration,
 };
 
-use goperation::{Error, Reason};
+use goperation::{Error, Reason, parse_grpc_timeout};
 use http::{HeaderMap, Request, Response};
-use tonic::{Status, metadata::MetadataMap};
+use tonic::Status;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field::Empty};
-
-use crate::service::deadline;
 
 const TIMEOUT: &str = "grpc-timeout";
 
@@ -70,9 +68,7 @@ where
 
 /// What is left of the caller's time.
 fn left(headers: &HeaderMap) -> Option<Duration> {
-    let mut one = HeaderMap::new();
-    one.insert(TIMEOUT, headers.get(TIMEOUT)?.clone());
-    deadline(&MetadataMap::from_headers(one))
+    parse_grpc_timeout(headers.get(TIMEOUT)?.to_str().ok()?)
 }
 
 fn span(path: &str) -> Span {

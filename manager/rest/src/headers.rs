@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use goperation::{Error, Reason};
+use goperation::{Error, Reason, parse_grpc_timeout};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{ACCEPT, ACCEPT_ENCODING, IF_MATCH, IF_NONE_MATCH},
@@ -63,23 +63,9 @@ fn is_free(name: &HeaderName) -> bool {
 /// How long the caller waits: `Grpc-Timeout`.
 pub(crate) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let parse = || {
-        let text = value.to_str().ok()?;
-        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-        let valid = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-        let number: u64 = digits.parse().ok().filter(|_| valid)?;
-        match unit {
-            "H" => Some(Duration::from_secs(number * 3600)),
-            "M" => Some(Duration::from_secs(number * 60)),
-            "S" => Some(Duration::from_secs(number)),
-            "m" => Some(Duration::from_millis(number)),
-            "u" => Some(Duration::from_micros(number)),
-            "n" => Some(Duration::from_nanos(number)),
-            _ => None,
-        }
-    };
     let bad = "must be up to 8 digits and one of H, M, S, m, u, n: 1500m is 1.5 seconds";
-    parse().map(Some).ok_or_else(|| Error::invalid("Grpc-Timeout", bad))
+    let timeout = value.to_str().ok().and_then(parse_grpc_timeout);
+    timeout.map(Some).ok_or_else(|| Error::invalid("Grpc-Timeout", bad))
 }
 
 /// Whether the caller reads Server-Sent Events.
