@@ -106,7 +106,7 @@ impl Legacy {
         let lost = |error| Failed(None, error);
         self.auth.check(&parts.headers, parts.uri.path(), peer).map_err(lost)?;
         let Found { route, params } =
-            table::find(&method(parts), parts.uri.path()).map_err(lost)?;
+            table::find(&method(parts).map_err(lost)?, parts.uri.path()).map_err(lost)?;
         let failed = |error| Failed(Some(route), error);
         let Some(handler) = route.handler else {
             let what = format!("{} {} is not there yet", route.method, route.path);
@@ -133,12 +133,20 @@ impl Legacy {
     }
 }
 
-/// The method by which the route is looked up.
-fn method(parts: &Parts) -> String {
+/// The method by which the route is looked up. What any web page can make a browser ask, by a
+/// picture's address, must stay without effect: a safe method is not replaced by another kind.
+fn method(parts: &Parts) -> Result<String, Error> {
     let query = parts.uri.query().unwrap_or_default();
-    form_urlencoded::parse(query.as_bytes())
-        .find(|(name, _)| name == METHOD)
-        .map_or_else(|| parts.method.to_string(), |(_, method)| method.to_ascii_uppercase())
+    let mut parameters = form_urlencoded::parse(query.as_bytes());
+    let Some((_, wanted)) = parameters.find(|(name, _)| name == METHOD) else {
+        return Ok(parts.method.to_string());
+    };
+    let wanted = wanted.to_ascii_uppercase();
+    if parts.method.is_safe() && !matches!(wanted.as_str(), "GET" | "HEAD") {
+        let said = format!("{} cannot be replaced by {wanted}: send a POST", parts.method);
+        return Err(Error::invalid(METHOD, said));
+    }
+    Ok(wanted)
 }
 
 fn respond(status: StatusCode, body: Bytes) -> Response<Answer> {

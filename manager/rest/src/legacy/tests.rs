@@ -91,7 +91,9 @@ async fn the_method_of_the_query_wins() {
         // Reached, and then there is no service.
         ("POST", "/v1.0/allagents?_method=GET", 501),
         ("POST", "/v1.0/allagents?x=1&_method=get", 501),
-        ("GET", "/v1.0/allagents?_method=POST", 404),
+        ("GET", "/v1.0/allagents?_method=POST", 400),
+        ("GET", "/v1.0/agents/1?_method=DELETE", 400),
+        ("DELETE", "/v1.0/allagents?_method=GET", 501),
         ("POST", "/v1.0/allagents", 404),
     ] {
         assert_eq!(
