@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -135,10 +135,12 @@ async fn what_cannot_be_sent_again_does_not_spin() {
     agent.handle.force_status(AgentStatus::HardBusy, "test").await.unwrap();
     let before = agent.handle.counts().deliveries;
     let id = fleet.cast(agent.target("game"), "note", json!({}), None).await.unwrap();
-    // How often it comes in that time is what is looked at.
+    // How often it comes in that time is what is looked at; a slow machine takes longer.
+    let since = Instant::now();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let deliveries = agent.handle.counts().deliveries - before;
-    assert!((1..=3).contains(&deliveries), "{deliveries} deliveries in 2 s");
+    let seconds = since.elapsed().as_secs();
+    assert!((1..=seconds + 1).contains(&deliveries), "{deliveries} deliveries in {seconds} s");
 
     transport.refuses.store(false, Ordering::Relaxed);
     agent.handle.force_status(AgentStatus::Active, "test").await.unwrap();
