@@ -54,6 +54,21 @@ const AGENT: &[&str] = &[
     "portsRanges",
     "diskMib",
 ];
+/// As [`AGENT`], for one that is told to go: it may have gone when the answer is made.
+const LEAVING: &[&str] = &[
+    "id",
+    "host",
+    "online",
+    "etag",
+    "createTime",
+    "updateTime",
+    "statusTime",
+    "reportTime",
+    "snapshot",
+    "clockOffset",
+    "portsRanges",
+    "diskMib",
+];
 /// As [`TIMES`], for an entity and its ports.
 const ENTITY: &[&str] =
     &["number", "agentId", "etag", "createTime", "updateTime", "port", "entity"];

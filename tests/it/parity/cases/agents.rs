@@ -3,7 +3,7 @@
 use goperation::Reason::*;
 use serde_json::{Value, json};
 
-use super::{AGENT, Case, each, fails, merged, read};
+use super::{AGENT, Case, LEAVING, each, fails, merged, read};
 use crate::parity::fixture::{Fixture, SECRET};
 
 pub(super) fn agents(f: &Fixture) -> Vec<Case> {
@@ -190,6 +190,6 @@ pub(super) fn last() -> Vec<Case> {
             [3, 4].map(|id| json!({"id": id, "state": "AGENT_STATE_UNACTIVE"})),
             AGENT,
         ),
-        each("AgentService/DeleteAgent", [delete(3), delete(4)], AGENT),
+        each("AgentService/DeleteAgent", [delete(3), delete(4)], LEAVING),
     ]
 }
