@@ -104,6 +104,8 @@ reasons! {
     PortOutOfRange = "PORT_OUT_OF_RANGE", OutOfRange, 400;
     /// It exists already.
     AlreadyExists = "ALREADY_EXISTS", AlreadyExists, 409;
+    /// No agent suits a new entity, or all that do refused.
+    NoAgentSuits = "NO_AGENT_SUITS", FailedPrecondition, 409;
     /// Another claimant has this host and type.
     IdentityTaken = "IDENTITY_TAKEN", AlreadyExists, 409;
     /// The agent still has entities.

@@ -7,13 +7,22 @@ use std::sync::{
 
 use goperation::{MANAGER_NAMESPACE, Result};
 use goperation_bridge::{Address, Message, Transport};
-use goperation_store::Store;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config, core::Core, counters::Counters, endpoint::Endpoints, journal::Journal,
-    manager::ManagerLink, methods, removals::Removals, waiters::Waiters,
+    config::Config,
+    core::Core,
+    counters::Counters,
+    endpoint::Endpoints,
+    entity::STATUS,
+    facts::Facts,
+    journal::Journal,
+    manager::ManagerLink,
+    methods,
+    process::{KILL, Processes},
+    removals::Removals,
+    waiters::Waiters,
 };
 
 /// One running agent.
@@ -21,12 +30,13 @@ use crate::{
 pub(crate) struct Agent {
     pub(crate) config: Config,
     pub(crate) address: Address,
-    pub(crate) core: Core,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) core: Arc<Core>,
     pub(crate) journal: Journal,
-    pub(crate) endpoints: Endpoints,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) processes: Arc<Processes>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) manager: ManagerLink,
+    pub(crate) facts: Facts,
     pub(crate) waiters: Waiters,
     pub(crate) counters: Counters,
     /// What the manager's record does not have.
@@ -82,6 +92,17 @@ impl Agent {
     /// Whether a sync was asked for; asks once.
     pub(crate) fn wants_sync(&self) -> bool {
         self.sync_again.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether a message waits for nothing that is done with its entity, and needs no place among
+    /// the methods that run: a kill, which is for what they are stuck with, and a look at a process,
+    /// which tells that they are.
+    pub(crate) fn is_apart(&self, message: &Message) -> bool {
+        let Ok(endpoint) = self.endpoints.get(&message.namespace) else { return false };
+        message.method == KILL
+            || message.method == STATUS
+                && endpoint.process().is_some()
+                && !endpoint.has_method("status")
     }
 
     /// Whether the message's method only reads.

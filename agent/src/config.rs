@@ -1,9 +1,12 @@
 //! What an operator sets for an agent, in one TOML file, checked whole before anything starts.
 //!
 //! Invariant: a [`Config`] that was loaded can be started: names are good, port ranges are
-//! disjoint and above 1023, programs can be run and the folders can be written.
+//! disjoint and above 1023, programs can be run, users can be taken and the folders can be
+//! written.
 
 mod check;
+mod metadata;
+pub mod process;
 mod raw;
 
 use std::{
@@ -17,6 +20,7 @@ use goperation_bridge::rabbit::RabbitConfig;
 use goperation_store::Durability;
 
 pub use check::local_address;
+pub use process::{ProcessConfig, Strays};
 
 use crate::ports::PortRanges;
 
@@ -66,6 +70,12 @@ pub struct Config {
     pub broker: Option<RabbitConfig>,
     /// `[package]`: how the agent is upgraded.
     pub package: Package,
+    /// `[metadata]`: what is said of the host, `zone = "a"`: placement chooses by it as
+    /// `metadata.zone`, and it wins over what the agent finds out. Default: none.
+    pub metadata: BTreeMap<String, String>,
+    /// `strays`: what is done with a process of ours that no record knows, `report` (default) or
+    /// `kill`.
+    pub strays: Strays,
     /// `[endpoints.<name>]`: what the agent can run.
     pub endpoints: BTreeMap<EndpointName, EndpointConfig>,
 }
@@ -78,6 +88,18 @@ pub struct Package {
     pub command: Vec<String>,
     /// `timeout`: after this it is killed with its whole process group. Default: `10m`.
     pub timeout: Duration,
+    /// `restart`: how the agent becomes what was installed, `exec` (default) or `exit`.
+    pub restart: Anew,
+}
+
+/// How an agent starts anew after an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Anew {
+    /// Its process goes on as the new program: the pid stays.
+    #[default]
+    Exec,
+    /// It ends with exit code 4, and the service manager starts the new program.
+    Exit,
 }
 
 impl Default for Package {
@@ -85,6 +107,7 @@ impl Default for Package {
         Self {
             command: ["rpm", "-Uvh", "{file}"].map(str::to_owned).to_vec(),
             timeout: Duration::from_secs(600),
+            restart: Anew::default(),
         }
     }
 }
@@ -92,8 +115,10 @@ impl Default for Package {
 /// `[endpoints.<name>]`.
 #[derive(Debug, Clone)]
 pub struct EndpointConfig {
-    /// `driver`: `script` (default), the only one yet.
+    /// `driver`: `script` (default) or `process`.
     pub driver: Driver,
+    /// `process`: what an entity's process is. With the driver `process`, and only then.
+    pub process: Option<ProcessConfig>,
     /// `methods.<name>`. `create`, `delete` and `status` are those of an entity's life.
     pub methods: BTreeMap<MethodName, MethodSpec>,
     /// `env`: environment of its programs, beside PATH, LANG, HOME and the `GOP_` ones.
@@ -107,6 +132,8 @@ pub struct EndpointConfig {
 pub enum Driver {
     /// Each method is a program of the operator's.
     Script,
+    /// Each entity has a process, which the agent starts, keeps and stops.
+    Process,
 }
 
 impl Driver {
@@ -115,6 +142,7 @@ impl Driver {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Script => "script",
+            Self::Process => "process",
         }
     }
 }

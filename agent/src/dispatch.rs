@@ -205,7 +205,7 @@ impl Dispatcher {
             self.bound_reached();
             return self.resend(delivery);
         }
-        let key = order_key(message);
+        let key = self.order_key(message);
         let full = self.orders.len() >= self.agent.config.max_entity_locks;
         if let Some((endpoint, entity)) = &key
             && full
@@ -277,8 +277,22 @@ impl Dispatcher {
         }
     }
 
+    /// Which entity a message is about: its jobs run one after the other.
+    fn order_key(&self, message: &Message) -> Option<OrderKey> {
+        let Body::Object(args) = &message.body else { return None };
+        let entity = entity_of(args)?;
+        if self.agent.is_apart(message) {
+            return None;
+        }
+        let endpoint = match class(message) {
+            MethodClass::Endpoint => message.namespace.clone(),
+            MethodClass::Manager => args.get("endpoint")?.as_str()?.to_ascii_lowercase(),
+        };
+        Some((endpoint, entity))
+    }
+
     fn enqueue(&mut self, job: Job) {
-        let key = order_key(&job.message);
+        let key = self.order_key(&job.message);
         self.enqueue_as(Work::Job(Box::new(job)), key);
     }
 
@@ -396,15 +410,4 @@ fn class(message: &Message) -> MethodClass {
     } else {
         MethodClass::Endpoint
     }
-}
-
-/// Which entity a message is about: its jobs run one after the other.
-fn order_key(message: &Message) -> Option<OrderKey> {
-    let Body::Object(args) = &message.body else { return None };
-    let entity = entity_of(args)?;
-    let endpoint = match class(message) {
-        MethodClass::Endpoint => message.namespace.clone(),
-        MethodClass::Manager => args.get("endpoint")?.as_str()?.to_ascii_lowercase(),
-    };
-    Some((endpoint, entity))
 }

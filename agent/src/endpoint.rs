@@ -8,12 +8,12 @@ mod home;
 mod orphan;
 mod script;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use goperation::{Error, Reason, Result, v1};
 
 use crate::{
-    config::{Config, EndpointConfig, MethodSpec},
+    config::{Config, EndpointConfig, MethodSpec, ProcessConfig},
     token::TOKEN,
 };
 
@@ -21,11 +21,22 @@ pub use orphan::{RunRecord, group_alive, kill_orphan, kill_orphans_of};
 pub use script::{Invocation, Running, Subject};
 
 pub(crate) use group::{Group, base_environment};
+pub(crate) use orphan::leader_runs;
+pub(crate) use script::port_variable;
 
 /// Methods of an entity's life, by the name that they are called by and the name by which the
 /// operator declares their programs. They are there even without a program.
 const LIFE: [(&str, &str); 3] =
     [("create_entity", "create"), ("delete_entity", "delete"), ("status_entity", "status")];
+
+/// The verbs of an entity, in the same way. They are there with a program, or with a process, of
+/// which the agent itself sees to it.
+const VERBS: [(&str, &str); 4] = [
+    ("start_entity", "start"),
+    ("stop_entity", "stop"),
+    ("restart_entity", "restart"),
+    ("kill_entity", "kill"),
+];
 
 /// What an agent can run.
 #[derive(Debug)]
@@ -38,6 +49,7 @@ pub struct Endpoint {
     config: EndpointConfig,
     /// Folder of all endpoints.
     work_dir: PathBuf,
+    process: Option<Arc<ProcessConfig>>,
 }
 
 impl Endpoints {
@@ -48,7 +60,8 @@ impl Endpoints {
             let name = name.as_str().to_owned();
             let config_of = endpoint.clone();
             let work_dir = config.work_dir.clone();
-            (name.clone(), Endpoint { name, config: config_of, work_dir })
+            let process = endpoint.process.clone().map(Arc::new);
+            (name.clone(), Endpoint { name, config: config_of, work_dir, process })
         };
         Self(config.endpoints.iter().map(endpoint).collect())
     }
@@ -80,7 +93,8 @@ impl Endpoints {
 
     /// Whether a method, as it is called, may be run again after it was interrupted. One that is
     /// not declared is not. Where the operator declares no program it is the agent's own work:
-    /// deleting may be done again, creating not, because the entity is on record then.
+    /// deleting may be done again, creating not, because the entity is on record then. The verbs
+    /// of a process reach a state that is wished, and may.
     #[must_use]
     pub fn is_idempotent(&self, namespace: &str, method: &str) -> bool {
         match self.get(namespace).and_then(|endpoint| endpoint.called(method)) {
@@ -104,16 +118,7 @@ impl Endpoints {
             .map(|endpoint| v1::AgentEndpoint {
                 name: endpoint.name.clone(),
                 driver: endpoint.config.driver.as_str().to_owned(),
-                methods: endpoint
-                    .config
-                    .methods
-                    .iter()
-                    .map(|(name, spec)| v1::EndpointMethod {
-                        name: name.as_str().to_owned(),
-                        read_only: spec.read_only,
-                        idempotent: spec.idempotent,
-                    })
-                    .collect(),
+                methods: endpoint.methods_to_wire(),
             })
             .collect()
     }
@@ -146,6 +151,34 @@ impl Endpoint {
         self.spec(method).is_some()
     }
 
+    /// What the process of an entity is; none when its driver starts none.
+    #[must_use]
+    pub(crate) fn process(&self) -> Option<Arc<ProcessConfig>> {
+        self.process.clone()
+    }
+
+    fn methods_to_wire(&self) -> Vec<v1::EndpointMethod> {
+        let mut methods: Vec<_> = self
+            .config
+            .methods
+            .iter()
+            .map(|(name, spec)| v1::EndpointMethod {
+                name: name.as_str().to_owned(),
+                read_only: spec.read_only,
+                idempotent: spec.idempotent,
+            })
+            .collect();
+        if self.process.is_some() {
+            methods.extend(VERBS.iter().map(|(_, verb)| v1::EndpointMethod {
+                name: (*verb).to_owned(),
+                read_only: false,
+                idempotent: true,
+            }));
+            methods.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        methods
+    }
+
     /// Settings of its programs' environment.
     fn env(&self) -> &BTreeMap<String, String> {
         &self.config.env
@@ -162,15 +195,23 @@ impl Endpoint {
         if let Some((_, life)) = LIFE.iter().find(|(called, _)| *called == method) {
             return Ok(self.spec(life).map_or(Called::Nothing(life), Called::Program));
         }
+        if let Some((_, verb)) = VERBS.iter().find(|(called, _)| *called == method) {
+            return match (self.spec(verb), &self.process) {
+                (_, Some(_)) => Ok(Called::Nothing(verb)),
+                (Some(spec), None) => Ok(Called::Program(spec)),
+                (None, None) => Err(self.not_found(method, "its driver starts no process")),
+            };
+        }
         match self.spec(method) {
             // They are about an entity, and come with its number, ports and record.
-            Some(_) if LIFE.iter().any(|(_, life)| *life == method) => {
+            Some(_) if LIFE.iter().chain(&VERBS).any(|(_, life)| *life == method) => {
                 Err(self.not_found(method, "it is run through the entity"))
             }
             Some(spec) => Ok(Called::Program(spec)),
             None => {
                 let own = self.config.methods.keys().map(goperation::MethodName::as_str);
-                let own = own.filter(|name| LIFE.iter().all(|(_, life)| life != name));
+                let own =
+                    own.filter(|name| LIFE.iter().chain(&VERBS).all(|(_, life)| life != name));
                 Err(self.not_found(method, &format!("it has: {}", list(own.collect()))))
             }
         }

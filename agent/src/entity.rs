@@ -19,6 +19,7 @@ use crate::{
     methods::{parse, ports_json},
     operations::check_active,
     ports::Wish,
+    process::{Called, answer, wishes},
     reserve::not_found,
     state::{EntityKey, EntityPhase},
     token::TOKEN,
@@ -78,7 +79,10 @@ impl Agent {
             DELETE => self.delete_entity(message, parse(args)?).await,
             STATUS => self.status_entity(message, parse(args)?).await,
             TOKEN => self.entity_token(message, parse(args)?).await,
-            _ => self.run_own_method(message, args).await,
+            method => match Called::of(method) {
+                Some(verb) => self.run_verb(verb, message, args).await,
+                None => self.run_own_method(message, args).await,
+            },
         }
     }
 
@@ -119,13 +123,18 @@ impl Agent {
     }
 
     async fn make_entity(&self, message: &Message, key: &EntityKey, create: &Create) -> Outcome {
-        let ports = if create.ports.is_empty() {
-            Vec::new()
-        } else {
-            self.core.reserve(key, &create.ports).await?
-        };
         let endpoint = self.endpoints.get(key.endpoint.as_str())?;
+        let process = endpoint.process();
+        let wishes = match &process {
+            Some(process) => wishes(process, &create.ports)?,
+            None => create.ports.clone(),
+        };
+        let ports =
+            if wishes.is_empty() { Vec::new() } else { self.core.reserve(key, &wishes).await? };
         endpoint.create_home(key.number).await?;
+        if let Some(process) = process {
+            self.processes.furnish(key, process, ports.clone()).await?;
+        }
         let result = self.run_on(message, "create", Some(key), &create.args).await?;
         let answer = json!({"ports": ports_json(&ports), "result": result.unwrap_or_default()});
         answer.as_object().cloned().ok_or_else(|| Error::new(Reason::Internal, "no object"))
@@ -133,6 +142,7 @@ impl Agent {
 
     /// Removes what a creation or deletion leaves: home folder, record and ports.
     async fn remove_entity(&self, key: &EntityKey) -> Result<()> {
+        self.processes.remove(key).await?;
         self.endpoints.get(key.endpoint.as_str())?.remove_home(key.number).await?;
         self.core
             .change(Operation::DeleteEntity, |state, txn| {
@@ -146,6 +156,7 @@ impl Agent {
         let key = self.entity_key("namespace", &message.namespace, delete.entity)?;
         self.phase(&key).await?;
         self.use_token(&key, delete.token.as_deref(), &message.id).await?;
+        self.processes.leave(&key, false).await?;
         self.delete_known(message, &key, &delete.args).await
     }
 
@@ -162,16 +173,9 @@ impl Agent {
     async fn status_entity(&self, message: &Message, member: Member) -> Outcome {
         let key = self.entity_key("namespace", &message.namespace, member.entity)?;
         let phase = self.phase(&key).await?;
+        let process = self.process_status(&key).await?;
         let result = self.run_on(message, "status", Some(&key), &member.args).await?;
-        let state = match phase {
-            EntityPhase::Creating => "CREATING",
-            EntityPhase::Ready => "READY",
-            EntityPhase::Failed => "FAILED",
-        };
-        Ok(JsonObject::from_iter([
-            ("state".to_owned(), Value::from(state)),
-            ("result".to_owned(), Value::Object(result.unwrap_or_default())),
-        ]))
+        Ok(answer(phase, process, result.unwrap_or_default()))
     }
 
     /// A method that the operator declared.
@@ -201,7 +205,7 @@ impl Agent {
     }
 
     /// Runs the endpoint's program for a method; nothing when it declares none.
-    async fn run_on(
+    pub(crate) async fn run_on(
         &self,
         message: &Message,
         method: &str,
@@ -232,7 +236,7 @@ impl Agent {
     }
 
     /// Answers when what it rests on is durable: `status_entity` is not journaled.
-    async fn phase(&self, key: &EntityKey) -> Result<EntityPhase> {
+    pub(crate) async fn phase(&self, key: &EntityKey) -> Result<EntityPhase> {
         self.core
             .change(Operation::IsActive, |state, _| {
                 state.entities.get(key).copied().ok_or_else(|| not_found(key))
@@ -279,6 +283,7 @@ impl Agent {
         };
         let key = self.entity_key("namespace", endpoint, number)?;
         self.phase(&key).await?;
+        self.processes.leave(&key, true).await?;
         self.delete_known(&message, &key, &args).await
     }
 }

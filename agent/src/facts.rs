@@ -1,97 +1,100 @@
 //! What the host is and does, for the manager's records and placement.
 //!
-//! Invariant: a fact that cannot be read is 0 or absent; a report never fails for it.
+//! Invariant: a fact that cannot be read is 0 or absent; a report never fails for it. One thread
+//! reads at a time, and nobody waits for it longer than [`PATIENCE`]: a disk that hangs costs one
+//! thread, not one a report.
+//!
+//! `procfs` and not `sysinfo`: the latter has no switches of context, interrupts, iowait or sockets.
+
+mod host;
+mod network;
+mod rates;
+mod snapshot;
+mod sock_diag;
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
-    thread,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex as StdMutex, PoisonError},
+    time::Duration,
 };
 
-use goperation::{
-    now_millis, to_timestamp,
-    v1::{AgentFacts, AgentSnapshot},
-};
-use procfs::{Current as _, LoadAverage, Meminfo};
-use rustix::fs::{StatVfs, statvfs};
-use tokio::task::spawn_blocking;
-use tracing::warn;
+use goperation::v1::{AgentFacts, AgentSnapshot};
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use tracing::{debug, warn};
 
+use self::rates::Meter;
+use crate::Config;
+
+/// How long a reading may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 const MIB: u64 = 1 << 20;
 
-/// What the host is.
-pub async fn facts(work_dir: &Path) -> AgentFacts {
-    read(work_dir, |work_dir| {
-        let disk = disk(&work_dir);
-        AgentFacts {
-            cpu: thread::available_parallelism().map_or(0, |count| to_i32(count.get() as u64)),
-            memory_mib: to_i32(memory().map_or(0, |memory| memory.mem_total) / MIB),
-            disk_mib: to_i32(
-                disk.map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize)) / MIB,
-            ),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            metadata: metadata().into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-        }
-    })
-    .await
+/// What could not be read before: said aloud once, not with each report.
+static TOLD: StdMutex<BTreeSet<&str>> = StdMutex::new(BTreeSet::new());
+
+/// Reads what the host is and does.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    work_dir: PathBuf,
+    /// What is said of the host beside what is read.
+    said: BTreeMap<String, String>,
+    patience: Duration,
+    /// Held by the thread that reads.
+    meter: Arc<Mutex<Meter>>,
 }
 
-/// What the host does now.
-pub async fn snapshot(work_dir: &Path) -> AgentSnapshot {
-    read(work_dir, |work_dir| {
-        let disk = disk(&work_dir);
-        let free = memory().and_then(|memory| memory.mem_available);
-        AgentSnapshot {
-            time: Some(to_timestamp(now_millis())),
-            load1: seen("load", LoadAverage::current()).map_or(0.0, |load| f64::from(load.one)),
-            memory_free_mib: to_i32(free.unwrap_or(0) / MIB),
-            disk_free_mib: to_i32(
-                disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)) / MIB,
-            ),
-            processes: processes(),
-        }
-    })
-    .await
-}
-
-async fn read<T: Default + Send + 'static>(
-    work_dir: &Path,
-    read: impl FnOnce(PathBuf) -> T + Send + 'static,
-) -> T {
-    let work_dir = work_dir.to_owned();
-    spawn_blocking(move || read(work_dir)).await.unwrap_or_default()
-}
-
-fn seen<T, E: std::fmt::Display>(what: &str, read: Result<T, E>) -> Option<T> {
-    read.inspect_err(|error| warn!(what, %error, "a fact of the host cannot be read")).ok()
-}
-
-fn memory() -> Option<Meminfo> {
-    seen("memory", Meminfo::current())
-}
-
-fn disk(work_dir: &Path) -> Option<StatVfs> {
-    seen("disk", statvfs(work_dir))
-}
-
-fn processes() -> i32 {
-    let all = seen("processes", fs::read_dir("/proc"));
-    let is_pid = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
-    let count = all.into_iter().flatten().flatten();
-    to_i32(count.filter(|entry| entry.file_name().to_str().is_some_and(is_pid)).count() as u64)
-}
-
-fn metadata() -> Vec<(&'static str, String)> {
-    let uname = rustix::system::uname();
-    let mut all = vec![
-        ("kernel", uname.release().to_string_lossy().into_owned()),
-        ("machine", uname.machine().to_string_lossy().into_owned()),
-    ];
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if let Some(name) = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")) {
-        all.push(("os", name.trim_matches('"').to_owned()));
+impl Facts {
+    /// Of the host that an agent with this configuration is on.
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut said = BTreeMap::from([
+            ("local_ip".to_owned(), config.address.clone()),
+            ("zone".to_owned(), "all".to_owned()),
+        ]);
+        said.extend(config.metadata.clone());
+        Self { work_dir: config.work_dir.clone(), said, patience: PATIENCE, meter: Arc::default() }
     }
-    all
+
+    /// What the host is; none when that took too long.
+    pub(crate) async fn facts(&self) -> Option<AgentFacts> {
+        let (work_dir, said) = (self.work_dir.clone(), self.said.clone());
+        self.read(move |_| host::facts(&work_dir, said)).await
+    }
+
+    /// What the host does now; none when that took too long. Rates are since the snapshot before,
+    /// and 0 in the first.
+    pub(crate) async fn snapshot(&self) -> Option<AgentSnapshot> {
+        let work_dir = self.work_dir.clone();
+        self.read(move |meter| snapshot::snapshot(&work_dir, meter)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Meter) -> T + Send + 'static,
+    ) -> Option<T> {
+        let meter = Arc::clone(&self.meter);
+        let reading = async {
+            let mut meter = meter.lock_owned().await;
+            spawn_blocking(move || read(&mut meter)).await.ok()
+        };
+        let read = timeout(self.patience, reading).await.ok().flatten();
+        if read.is_none() {
+            warn!(work_dir = %self.work_dir.display(), "the host's facts cannot be read in time");
+        }
+        read
+    }
+}
+
+/// What was read, or a word in the log.
+fn seen<T, E: std::fmt::Display>(what: &'static str, read: Result<T, E>) -> Option<T> {
+    read.inspect_err(|error| {
+        if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(what) {
+            warn!(what, %error, "a fact of the host cannot be read: it is reported as 0");
+        } else {
+            debug!(what, %error, "a fact of the host cannot be read");
+        }
+    })
+    .ok()
 }
 
 fn to_i32(number: u64) -> i32 {
@@ -100,21 +103,60 @@ fn to_i32(number: u64) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tempfile::TempDir;
+
     use super::*;
+
+    fn reader(work_dir: &Path) -> Facts {
+        let said = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let patience = Duration::from_secs(60);
+        Facts { work_dir: work_dir.to_owned(), said, patience, meter: Arc::default() }
+    }
+
+    #[test]
+    fn what_an_operator_says_wins() {
+        let dir = TempDir::new().unwrap();
+        let work = dir.path().join("work");
+        let said = |more: &str| {
+            let text = format!("work_dir = {work:?}\naddress = '10.0.0.7'\n{more}");
+            Facts::new(&Config::from_toml(Path::new("a.toml"), &text).unwrap()).said
+        };
+        let plain = said("");
+        assert_eq!((plain["local_ip"].as_str(), plain["zone"].as_str()), ("10.0.0.7", "all"));
+        let said =
+            said("[metadata]\nzone = 'b'\nssd = true\nexternal_ips = ['1.2.3.4', '5.6.7.8']");
+        assert_eq!((said["zone"].as_str(), said["ssd"].as_str()), ("b", "true"));
+        assert_eq!((said["external_ips"].as_str(), said.len()), ("1.2.3.4,5.6.7.8", 4));
+    }
 
     #[tokio::test]
     async fn this_host_has_facts() {
-        let facts = facts(Path::new("/tmp")).await;
+        let facts = reader(Path::new("/tmp")).facts().await.unwrap();
         assert!(facts.cpu > 0 && facts.memory_mib > 0 && facts.disk_mib > 0, "{facts:?}");
         assert!(!facts.metadata["kernel"].is_empty());
-        let snapshot = snapshot(Path::new("/tmp")).await;
-        assert!((1..=facts.memory_mib).contains(&snapshot.memory_free_mib), "{snapshot:?}");
-        assert!((1..=facts.disk_mib).contains(&snapshot.disk_free_mib), "{snapshot:?}");
-        assert!(snapshot.processes > 0 && snapshot.load1 >= 0.0);
+        assert_eq!(facts.metadata["zone"], "a");
     }
 
     #[tokio::test]
     async fn what_cannot_be_read_is_zero() {
-        assert_eq!(facts(Path::new("/nowhere")).await.disk_mib, 0);
+        let reader = reader(Path::new("/nowhere"));
+        assert_eq!(reader.facts().await.unwrap().disk_mib, 0);
+        let snapshot = reader.snapshot().await.unwrap();
+        assert_eq!(snapshot.disk_free_mib, 0);
+        assert!(snapshot.processes > 0);
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_hangs_is_not_waited_for_and_not_joined_by_another() {
+        let mut reader = reader(Path::new("/tmp"));
+        reader.patience = Duration::from_millis(50);
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        assert_eq!(reader.read(move |_| hold.recv().is_err()).await, None);
+        assert_eq!(reader.read(|_| ()).await, None);
+        drop(release);
+        reader.patience = Duration::from_secs(60);
+        assert_eq!(reader.read(|_| 7).await, Some(7));
     }
 }

@@ -15,6 +15,8 @@ use crate::{
     endpoint::kill_orphans_of,
     journal::{Entry, Outcome, Phase},
     methods,
+    process::KILL,
+    upgrade::is_upgrade,
 };
 
 /// How long until a claim that failed is tried again.
@@ -55,7 +57,7 @@ impl Agent {
             self.waiters.leave(&job.message.id);
             return;
         }
-        let _place = if job.message.namespace == MANAGER_NAMESPACE {
+        let _place = if job.message.namespace == MANAGER_NAMESPACE || self.is_apart(&job.message) {
             None
         } else {
             tokio::select! {
@@ -211,6 +213,10 @@ impl Agent {
             let shared = entry.is_shared();
             let mut job = Job { message, entry: Some(Box::new(entry)), shared };
             let Some(entry) = &mut job.entry else { continue };
+            if entry.phase() == Phase::Started && is_upgrade(&job.message) {
+                // Answered later: see `answer_upgrades`.
+                continue;
+            }
             if entry.phase() == Phase::Started {
                 kill_orphans_of(&job.message.id).await;
                 if let Some(outcome) = self.settle_interrupted(&job.message).await? {
@@ -227,16 +233,18 @@ impl Agent {
 
     /// The outcome of a method that was started and not done; none when it may run again.
     async fn settle_interrupted(&self, message: &Message) -> Result<Option<Outcome>> {
-        if message.method == methods::Method::UpgradeAgent.name()
-            && message.namespace == MANAGER_NAMESPACE
-        {
-            return self.settle_upgrade(message).await.map(Some);
-        }
         let idempotent = if message.namespace == MANAGER_NAMESPACE {
             methods::Method::parse(&message.method).is_ok_and(methods::Method::is_idempotent)
         } else {
             self.endpoints.is_idempotent(&message.namespace, &message.method)
         };
+        // Now, while it is before all that came after it: later it waits for nothing.
+        if idempotent
+            && message.method == KILL
+            && let Body::Object(args) = &message.body
+        {
+            return Ok(Some(self.run_endpoint_method(message, args).await));
+        }
         if idempotent {
             return Ok(None);
         }

@@ -9,7 +9,6 @@
 
 pub mod config;
 pub mod endpoint;
-pub mod facts;
 pub mod gate;
 pub mod lock;
 pub mod package;
@@ -23,6 +22,7 @@ mod counters;
 mod dispatch;
 mod entity;
 mod error;
+mod facts;
 mod job;
 mod journal;
 mod life;
@@ -30,7 +30,9 @@ mod manager;
 mod methods;
 mod operations;
 mod port_keeper;
+mod process;
 mod removals;
+mod report;
 mod reserve;
 mod start;
 mod state;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    Exit, agent::Agent, dispatch::Dispatcher, error::RunError, facts, journal::SWEEP_BATCH,
+    Exit, agent::Agent, dispatch::Dispatcher, error::RunError, journal::SWEEP_BATCH,
     lock::Operation, ports::Reserved, state::EntityPhase,
 };
 
@@ -23,6 +23,8 @@ use crate::{
 const RENEW: Duration = Duration::from_secs(5);
 /// It is never renewed more often.
 const RENEW_SHORTEST: Duration = Duration::from_millis(100);
+/// How long after a change of a process the manager is told of it, with all others until then.
+const NEWS: Duration = Duration::from_millis(500);
 /// How long a start waits for the manager before it goes on from the store.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest time between two tries to reach the manager.
@@ -53,9 +55,23 @@ pub(crate) async fn live(
     if agent.core.status() == AgentStatus::Deleted {
         return Ok(Exit::Deleted);
     }
+    // Before anything else: what runs is minded also while the manager and the broker are away.
+    let adopted = agent.processes.adopt().await.map_err(RunError::Start);
+    let exit = match adopted {
+        Ok(()) => Box::pin(live_on(&agent, shutdown)).await,
+        Err(error) => Err(error),
+    };
+    agent.processes.close().await;
+    exit
+}
+
+async fn live_on(
+    agent: &Arc<Agent>,
+    shutdown: CancellationToken,
+) -> std::result::Result<Exit, RunError> {
     let recorded = tokio::select! {
         () = shutdown.cancelled() => return Ok(Exit::Stopped),
-        recorded = begin(&agent) => recorded?,
+        recorded = begin(agent) => recorded?,
     };
     let Some(recorded) = recorded else { return Ok(Exit::Deleted) };
     let jobs = agent.recover_jobs().await.map_err(RunError::Start)?;
@@ -67,19 +83,20 @@ pub(crate) async fn live(
         .map_err(|e| RunError::Start(Error::new(Reason::BrokerUnavailable, e.to_string())))?;
     // Set once: an agent lives once.
     let _ = agent.connected.set(subscription.connected.clone());
+    agent.answer_upgrades().await.map_err(RunError::Start)?;
     let stop = CancellationToken::new();
     let dispatcher =
-        tokio::spawn(Dispatcher::new(Arc::clone(&agent)).run(jobs, subscription, stop.clone()));
+        tokio::spawn(Dispatcher::new(Arc::clone(agent)).run(jobs, subscription, stop.clone()));
     info!(agent = agent.manager.agent_id(), status = %agent.core.status(), "agent started");
 
-    let end = until_the_end(&agent, &shutdown).await;
+    let end = until_the_end(agent, &shutdown).await;
 
     agent.stopping.cancel();
     stop.cancel();
     if let Err(error) = dispatcher.await {
         warn!(%error, "the dispatcher ended badly");
     }
-    let goodbye = renewal(&agent, true).await;
+    let goodbye = renewal(agent, true).await;
     if let Ok(goodbye) = goodbye
         && let Err(error) = agent.manager.renew(goodbye).await
     {
@@ -142,7 +159,7 @@ async fn register(agent: &Agent) -> Result<()> {
             secret: String::new(),
             address: agent.config.address.clone(),
             ports_ranges: agent.config.ports_ranges.to_strings(),
-            facts: Some(facts::facts(&agent.config.work_dir).await),
+            facts: agent.facts.facts().await,
             ..v1::CreateAgentRequest::default()
         };
         match agent.manager.register(registration).await {
@@ -178,7 +195,7 @@ enum Synced {
 /// Gives the manager the inventory and does what it answers. What it is given is durable: after a
 /// crash the same generation never stands for another inventory.
 async fn sync(agent: &Agent) -> Result<Synced> {
-    let (generation, entities) = agent
+    let (generation, entities, upgrade) = agent
         .core
         .change(Operation::IsActive, |state, _| {
             let entities = state
@@ -190,9 +207,11 @@ async fn sync(agent: &Agent) -> Result<Synced> {
                     ready: *phase == EntityPhase::Ready,
                     failed: *phase == EntityPhase::Failed,
                     ports: state.ports.of_entity(key).iter().map(port_to_wire).collect(),
+                    process: agent.processes.to_wire(key, state.processes.get(key)),
                 })
                 .collect();
-            Ok((state.generation, entities))
+            let upgrade = state.upgrade.as_ref().map(|upgrade| upgrade.told.clone());
+            Ok((state.generation, entities, upgrade))
         })
         .await?;
     let answer = agent
@@ -204,8 +223,10 @@ async fn sync(agent: &Agent) -> Result<Synced> {
             endpoints: agent.endpoints.to_wire(),
             entities,
             ports_ranges: agent.config.ports_ranges.to_strings(),
-            facts: Some(facts::facts(&agent.config.work_dir).await),
+            facts: agent.facts.facts().await,
             address: agent.config.address.clone(),
+            upgrade,
+            strays: agent.processes.strays(),
         })
         .await?;
     if answer.deleted {
@@ -260,7 +281,7 @@ fn offset_to_wire(millis: i64) -> Option<prost_types::Duration> {
 }
 
 /// Renews the lease once. Answers when to do so again; none when the agent is deleted.
-async fn renew(agent: &Agent) -> Result<Option<Duration>> {
+pub(crate) async fn renew(agent: &Agent) -> Result<Option<Duration>> {
     let last = agent
         .core
         .look(Operation::IsActive, |state| Ok(state.unreported.back().map(|t| t.sequence)))
@@ -309,36 +330,16 @@ fn measure_offset(agent: &Agent, before: u64, manager: u64, after: u64) {
     agent.core.set_clock_offset(offset);
 }
 
-impl Agent {
-    /// Reports facts and a performance snapshot.
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` when the manager is away.
-    pub(crate) async fn report(&self) -> Result<()> {
-        let facts = facts::facts(&self.config.work_dir).await;
-        let snapshot = facts::snapshot(&self.config.work_dir).await;
-        self.manager.report(facts, snapshot).await
-    }
-}
-
-/// The next report: aligned to the interval, splayed by the agent's number.
-fn next_report(agent: &Agent) -> Instant {
-    let interval =
-        u64::try_from(agent.config.report_interval.as_millis()).unwrap_or(u64::MAX).max(1);
-    let splay = u64::from(agent.manager.agent_id().unwrap_or(0)).wrapping_mul(7919)
-        % (interval / 10).max(1);
-    let now = agent.core.manager_now();
-    let next = (now / interval + 1).saturating_mul(interval).saturating_add(splay);
-    Instant::now() + Duration::from_millis(next - now)
-}
-
 async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End {
     let mut status = agent.core.watch_status();
     let mut renewals = interval(RENEW);
     let mut sweeps = interval(SWEEP);
-    let mut report = next_report(agent);
+    // One at once: an agent whose facts are not known is not chosen for anything.
+    let mut report = Instant::now();
+    let mut is_first = true;
     let mut lapse = Instant::now();
     let mut deleted = None;
+    let mut news: Option<Instant> = None;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return End::Stop,
@@ -351,6 +352,11 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
                 let is_deleted = *status.borrow_and_update() == AgentStatus::Deleted;
                 deleted = is_deleted.then(|| Instant::now() + agent.config.deleted_linger);
                 lapse = Instant::now();
+                renewals.reset_immediately();
+            }
+            () = agent.processes.news(), if news.is_none() => news = Some(Instant::now() + NEWS),
+            () = sleep_until(news.unwrap_or_else(Instant::now)), if news.is_some() => {
+                news = None;
                 renewals.reset_immediately();
             }
             _ = renewals.tick() => match shutdown.run_until_cancelled(renew(agent)).await {
@@ -377,7 +383,8 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
                     Some(Ok(())) => {}
                     Some(Err(error)) => warn!(%error, "not reported"),
                 }
-                report = next_report(agent);
+                report = Instant::now() + agent.next_report(is_first);
+                is_first = false;
             }
             () = sleep_until(lapse) => lapse = next_lapse(agent).await,
         }

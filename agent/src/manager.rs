@@ -105,15 +105,11 @@ impl ManagerLink {
     /// Reports facts and a snapshot.
     pub(crate) async fn report(
         &self,
-        facts: v1::AgentFacts,
-        snapshot: v1::AgentSnapshot,
+        facts: Option<v1::AgentFacts>,
+        snapshot: Option<v1::AgentSnapshot>,
     ) -> Result<()> {
-        let report = v1::ReportAgentRequest {
-            id: self.wire_id(),
-            secret: self.secret(),
-            facts: Some(facts),
-            snapshot: Some(snapshot),
-        };
+        let report =
+            v1::ReportAgentRequest { id: self.wire_id(), secret: self.secret(), facts, snapshot };
         within(self.client.clone().report_agent(request(report))).await.map(drop)
     }
 

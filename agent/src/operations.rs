@@ -219,39 +219,6 @@ impl Core {
         .await
     }
 
-    /// `upgrade_agent`: HARDBUSY through `set_status`; what it was before is kept.
-    ///
-    /// # Errors
-    /// `STATE_REFUSED` when the status does not allow it.
-    pub(crate) async fn begin_upgrade(&self) -> Result<()> {
-        self.change(Operation::UpgradeAgent, |state, txn| {
-            if state.status < AgentStatus::SoftBusy {
-                return Err(state.refused("it cannot be upgraded"));
-            }
-            if state.status > AgentStatus::SoftBusy {
-                state.former = state.status;
-            }
-            state.set_status(AgentStatus::HardBusy, because("upgrade_agent", OPERATOR), txn)
-        })
-        .await
-    }
-
-    /// Leaves HARDBUSY after an upgrade that did not succeed, with the status from before.
-    ///
-    /// # Errors
-    /// `UNAVAILABLE` when the store has failed.
-    pub(crate) async fn end_upgrade(&self, cause: &str) -> Result<()> {
-        self.change(Operation::ForceStatus, |state, txn| {
-            if state.status == AgentStatus::HardBusy {
-                let paused = state.pause.is_some();
-                let to = if paused { AgentStatus::SoftBusy } else { state.former };
-                state.force_status(to, because(cause, AGENT), txn);
-            }
-            Ok(())
-        })
-        .await
-    }
-
     /// `is_active`: whether endpoint methods may start.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The package command of an upgrade: the operator's, without a shell, with a limit and a log.
 //!
-//! Invariant: its output goes to a file and not through this process, so that it does not die of
-//! a broken pipe when what it installs stops the agent.
+//! Invariant: its output goes to a file and not through this process, and nothing but its limit
+//! kills it: half an installation is worse than one that outlives its agent.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     config::{Config, Package},
-    endpoint::{Group, base_environment},
+    endpoint::{Group, RunRecord, base_environment},
 };
 
 /// Stands for the package in the command.
@@ -27,6 +27,23 @@ const FILE: &str = "{file}";
 const TAIL: u64 = 4096;
 /// Logs that are kept.
 const LOGS: usize = 10;
+
+/// A package command that can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    words: Vec<String>,
+    limit: Duration,
+    dir: PathBuf,
+    log: PathBuf,
+}
+
+/// A package command that runs. Dropped, it is left to run.
+#[derive(Debug)]
+pub struct Running {
+    group: Group,
+    limit: Duration,
+    log: PathBuf,
+}
 
 /// How the package command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,45 +58,85 @@ pub struct Ran {
     pub tail: String,
 }
 
-/// Runs the package command for a file, or without one when the command names none.
-///
-/// # Errors
-/// `INVALID_ARGUMENT` when file and command do not fit; `METHOD_FAILED` when it cannot be started.
-/// In both cases nothing ran.
-pub async fn run(config: &Config, file: &str) -> Result<Ran> {
-    let Package { command, timeout: limit } = &config.package;
-    let words = substitute(command, file)?;
-    let (program, arguments) = words
-        .split_first()
-        .ok_or_else(|| Error::new(Reason::MethodFailed, "package.command names no program"))?;
-    let cannot = |error: io::Error| {
-        let message = format!("the package command {program} could not be started: {error}");
-        Error::new(Reason::MethodFailed, message)
-    };
-    let dir = config.data_dir.clone();
-    let (log, output, errors) = blocking(move || open_log(&dir)).await.map_err(cannot)?;
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir(&config.data_dir)
-        .env_clear()
-        .envs(base_environment())
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(errors);
-    let mut group = Group::spawn(command).await.map_err(cannot)?;
-    let timed_out = timeout(*limit, group.ended()).await.is_err();
-    if timed_out {
-        group.kill();
+impl Plan {
+    /// The package command for a file, or without one when the command names none.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when file and command do not fit.
+    pub fn new(config: &Config, file: &str) -> Result<Self> {
+        let Package { command, timeout: limit, .. } = &config.package;
+        Ok(Self {
+            words: substitute(command, file)?,
+            limit: *limit,
+            dir: config.data_dir.clone(),
+            log: config.data_dir.join(log_name(goperation::now_millis())),
+        })
     }
-    let status = group.reap().await;
-    let path = log.clone();
-    let tail = blocking(move || read_tail(&path)).await.unwrap_or_else(|error| {
-        warn!(%error, log = %log.display(), "the log of the upgrade cannot be read");
-        String::new()
-    });
-    let (ok, exit) = describe(timed_out.then_some(*limit), &status);
-    Ok(Ran { ok, exit, log, tail })
+
+    /// How long it may run.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Where all of its output will be.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// `METHOD_FAILED` when it cannot be started: nothing runs then.
+    pub async fn start(self) -> Result<Running> {
+        let Self { words, limit, dir, log } = self;
+        let (program, arguments) = words
+            .split_first()
+            .ok_or_else(|| Error::new(Reason::MethodFailed, "package.command names no program"))?;
+        let cannot = |error: io::Error| {
+            let message = format!("the package command {program} could not be started: {error}");
+            Error::new(Reason::MethodFailed, message)
+        };
+        let path = log.clone();
+        let (output, errors) = blocking(move || open_log(&path)).await.map_err(cannot)?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .current_dir(&dir)
+            .env_clear()
+            .envs(base_environment())
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors);
+        let mut group = Group::spawn(command).await.map_err(cannot)?;
+        group.spare();
+        Ok(Running { group, limit, log })
+    }
+}
+
+impl Running {
+    /// What names it after a crash of this process; none when /proc cannot be read.
+    #[must_use]
+    pub fn record(&self) -> Option<&RunRecord> {
+        self.group.record()
+    }
+
+    /// Waits for its end, or kills it with its whole group when its time is over.
+    pub async fn end(mut self) -> Ran {
+        let timed_out = timeout(self.limit, self.group.ended()).await.is_err();
+        if timed_out {
+            self.group.kill();
+        }
+        let status = self.group.reap().await;
+        let log = self.log.clone();
+        let tail = blocking(move || read_tail(&log)).await.unwrap_or_else(|error| {
+            warn!(%error, log = %self.log.display(), "the log of the upgrade cannot be read");
+            String::new()
+        });
+        let (ok, exit) = describe(timed_out.then_some(self.limit), &status);
+        Ran { ok, exit, log: self.log, tail }
+    }
 }
 
 /// The words of the command, each with the file in its place.
@@ -119,13 +176,18 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// A log of this moment, twice: for stdout and stderr.
-fn open_log(dir: &Path) -> io::Result<(PathBuf, File, File)> {
-    prune(dir)?;
-    let log = dir.join(format!("upgrade.{}.log", goperation::now_millis() / 1000));
-    let output = File::options().create(true).append(true).open(&log)?;
+fn log_name(time: u64) -> String {
+    format!("upgrade.{time}.log")
+}
+
+/// The log, twice: for stdout and stderr.
+fn open_log(log: &Path) -> io::Result<(File, File)> {
+    if let Some(dir) = log.parent() {
+        prune(dir)?;
+    }
+    let output = File::options().create(true).append(true).open(log)?;
     let errors = output.try_clone()?;
-    Ok((log, output, errors))
+    Ok((output, errors))
 }
 
 /// Removes the oldest logs, so that one more can come.

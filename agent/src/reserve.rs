@@ -34,6 +34,38 @@ impl Core {
         .await
     }
 
+    /// Gives an entity other ports for some of its own, in the same protocols and under the same
+    /// names, all or nothing. Answers all of its ports.
+    ///
+    /// # Errors
+    /// `PORTS_EXHAUSTED`, `ENTITY_NOT_FOUND`; nothing is freed then.
+    pub(crate) async fn repick(&self, key: &EntityKey, old: &[Reserved]) -> Result<Vec<Reserved>> {
+        let wish = |port: &Reserved| Wish {
+            port: None,
+            protocol: port.protocol,
+            count: 1,
+            name: port.name.clone(),
+        };
+        let wishes: Vec<Wish> = old.iter().map(wish).collect();
+        let claim = self.claim_free(key, &wishes).await?;
+        self.change(Operation::FrozenPort, |state, txn| {
+            if !state.entities.contains_key(key) {
+                state.ports.release_claim(claim);
+                return Err(not_found(key));
+            }
+            for port in old {
+                let (endpoint, number) = (Some(&key.endpoint), Some(key.number));
+                let protocol = Some(port.protocol);
+                let freed = state.ports.free(&[port.port], protocol, endpoint, number);
+                state.put_freed(&freed.freed, txn);
+            }
+            let reserved = state.ports.commit(claim, key, goperation::now_millis());
+            state.put_reserved(&reserved, txn);
+            Ok(state.ports.of_entity(key))
+        })
+        .await
+    }
+
     /// Claims ports that nothing else on the host holds.
     async fn claim_free(&self, key: &EntityKey, wishes: &[Wish]) -> Result<Claim> {
         let mut skip = BTreeSet::new();

@@ -1,6 +1,9 @@
 //! The entry to the library: opens the store, builds the agent, and lives.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ffi::OsString,
+    sync::{Arc, OnceLock},
+};
 
 use goperation::{AgentStatus, Result, Secret, now_millis};
 use goperation_bridge::{Address, Transport};
@@ -20,10 +23,12 @@ use crate::{
     counters::{Counters, Counts},
     endpoint::Endpoints,
     error::RunError,
+    facts::Facts,
     journal::Journal,
     life,
     lock::Operation,
     manager::ManagerLink,
+    process::Processes,
     removals::Removals,
     state::{Because, State, scan_all},
     waiters::Waiters,
@@ -50,6 +55,9 @@ pub struct Parts {
     pub transport: Arc<dyn Transport>,
     /// The manager.
     pub manager: Channel,
+    /// Program and first arguments of the launcher of games: `["/usr/bin/gop", "launch"]`. Empty
+    /// where no endpoint starts processes.
+    pub launcher: Vec<OsString>,
 }
 
 /// A look at a running agent, for the process that runs it.
@@ -73,6 +81,14 @@ impl Handle {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.0.connected.get().is_some_and(|connected| *connected.borrow())
+    }
+
+    /// Reports facts to the manager now, beside the reports that come by themselves.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the manager is away, or the host says nothing in time.
+    pub async fn report(&self) -> Result<()> {
+        self.0.report().await
     }
 
     /// What went through it since its start.
@@ -165,6 +181,7 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
     // Every start is a new generation, so that the manager asks for the inventory.
     let mut txn = Txn::new();
     state.raise_generation(&mut txn);
+    state.settle_upgrade(now_millis(), &mut txn);
     let secret = match store.get(SECRET_KEY.to_vec()).await? {
         Some(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         None => {
@@ -181,13 +198,19 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
     }
     store.commit(txn).await?;
     let address = Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
+    let endpoints = Arc::new(Endpoints::new(&config));
+    let agent_id = state.agent_id;
+    let core = Arc::new(Core::new(Arc::clone(&store), state));
+    let processes =
+        Processes::new(Arc::clone(&core), Arc::clone(&endpoints), parts.launcher, &config);
     Ok(Agent {
-        endpoints: Endpoints::new(&config),
+        endpoints,
+        processes: Arc::new(processes),
+        facts: Facts::new(&config),
         address,
-        journal: Journal::new(Arc::clone(&store)),
-        manager: ManagerLink::new(parts.manager, secret, state.agent_id),
-        core: Core::new(Arc::clone(&store), state),
-        store,
+        journal: Journal::new(store),
+        manager: ManagerLink::new(parts.manager, secret, agent_id),
+        core,
         transport: parts.transport,
         waiters: Waiters::default(),
         counters: Counters::default(),

@@ -4,6 +4,7 @@
 //! answer waits for them. Nothing here does I/O or waits.
 
 mod record;
+mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,10 +13,12 @@ use goperation_store::{Row, Txn};
 
 use crate::{
     ports::{PortRanges, PortTable, Reserved},
+    process::ProcessRow,
     token::EntityToken,
 };
 
 pub(crate) use record::scan_all;
+pub(crate) use upgrade::Upgrade;
 
 /// Transitions that are kept on disk.
 const KEPT_TRANSITIONS: u64 = 1000;
@@ -38,6 +41,17 @@ pub(crate) enum EntityPhase {
     Ready,
     /// Its create method was interrupted: what it left is not known.
     Failed,
+}
+
+impl EntityPhase {
+    /// Its name, as callers see it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "CREATING",
+            Self::Ready => "READY",
+            Self::Failed => "FAILED",
+        }
+    }
 }
 
 /// Why the agent is SOFTBUSY, and what it was before.
@@ -117,7 +131,11 @@ pub(crate) struct State {
     pub(crate) entities: BTreeMap<EntityKey, EntityPhase>,
     /// Tokens of entities that are about to be deleted; expired ones until they are replaced.
     pub(crate) tokens: BTreeMap<EntityKey, EntityToken>,
-    /// Raised at each change of entities or ports, and at each start.
+    /// The last upgrade.
+    pub(crate) upgrade: Option<Upgrade>,
+    /// Processes of entities that were started once.
+    pub(crate) processes: BTreeMap<EntityKey, ProcessRow>,
+    /// Raised at each change of entities, ports or processes, and at each start.
     pub(crate) generation: u64,
     /// Transitions that the manager has not seen, oldest first.
     pub(crate) unreported: VecDeque<Transition>,
@@ -137,6 +155,8 @@ impl State {
             ports: PortTable::new(ranges),
             entities: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            upgrade: None,
             generation: 0,
             unreported: VecDeque::new(),
             next_transition: 1,
@@ -241,12 +261,22 @@ impl State {
         self.tokens.insert(key.clone(), token);
     }
 
-    /// Removes an entity with its token, and frees its ports.
+    /// Notes what the process of an entity does.
+    pub(crate) fn put_process(&mut self, key: &EntityKey, row: ProcessRow, txn: &mut Txn) {
+        let row = record::put_process(txn, key, row);
+        self.processes.insert(key.clone(), row);
+        self.raise_generation(txn);
+    }
+
+    /// Removes an entity with its token and its process, and frees its ports.
     pub(crate) fn delete_entity(&mut self, key: &EntityKey, txn: &mut Txn) {
         self.entities.remove(key);
         record::delete_entity(txn, key);
         if self.tokens.remove(key).is_some() {
             record::delete_token(txn, key);
+        }
+        if self.processes.remove(key).is_some() {
+            record::delete_process(txn, key);
         }
         let freed = self.ports.free_entity(key);
         self.put_freed(&freed, txn);

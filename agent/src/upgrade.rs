@@ -1,92 +1,269 @@
 //! `upgrade_agent`: the operator's package command under HARDBUSY, then a new start.
 //!
-//! Invariant: the outcome is told only after the restart that a success asks for; a crash in the
-//! middle ends as INTERRUPTED and gives the status from before back.
+//! Invariant: the store has the upgrade from its beginning to its end. The outcome of one that
+//! asks for a new start is told only after that start; one that the agent's death broke off is
+//! INTERRUPTED, its package command is left to end, and the status from before comes back.
 
-use goperation::{Error, JsonObject, MessageId, Reason, Result};
+use std::time::Duration;
+
+use goperation::{
+    AgentStatus, Error, JsonObject, MANAGER_NAMESPACE, MessageId, Reason, Result, from_timestamp,
+    now_millis, to_timestamp,
+    v1::{AgentUpgrade, UpgradeState},
+};
 use goperation_bridge::Message;
-use goperation_store::Txn;
-use serde_json::{Value, json};
+use serde_json::Value;
+use tokio::{task::spawn_blocking, time::timeout};
 use tracing::{info, warn};
 
 use crate::{
     agent::Agent,
+    core::Core,
+    endpoint::{RunRecord, kill_orphan, leader_runs},
     job::{Ended, interrupted},
-    journal::Outcome,
-    package,
+    journal::{Outcome, Phase},
+    life,
+    lock::Operation,
+    methods::Method,
+    package::{Plan, Ran, Running},
+    state::Upgrade,
+    waiters::Waiter,
 };
 
-/// Where the outcome of a successful package command waits for the restart.
-const KEY: &[u8] = b"upgrade";
+/// How long an outcome waits until those who get it can call the agent.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Characters of the command's output that an error carries: it travels in a header.
+const OUTPUT: usize = 2048;
 
 impl Agent {
     /// Runs the package command.
     pub(crate) async fn upgrade(&self, id: &MessageId, file: &str) -> Ended {
-        if let Err(error) = self.core.begin_upgrade().await {
-            return Ended::Outcome(Err(error));
+        match self.begin(id, file).await {
+            Ok((upgrade, running)) => self.attend(upgrade, running).await,
+            Err(error) => Ended::Outcome(Err(error)),
         }
-        info!(file, "upgrade begins");
-        let ran = package::run(&self.config, file).await;
-        match ran {
-            Ok(ran) if ran.ok => match self.keep_outcome(id, &ran).await {
-                Ok(()) => {
-                    info!("upgrade succeeded, starting anew");
-                    self.restart.cancel();
-                    Ended::AfterRestart
-                }
-                Err(error) => Ended::Outcome(Err(error)),
+    }
+
+    /// Starts the package command under HARDBUSY. The log is on record before it is written.
+    async fn begin(&self, id: &MessageId, file: &str) -> Result<(Upgrade, Running)> {
+        let plan = Plan::new(&self.config, file)?;
+        self.end_former().await?;
+        let now = now_millis();
+        let limit = u64::try_from(plan.limit().as_millis()).unwrap_or(u64::MAX);
+        let mut upgrade = Upgrade {
+            told: AgentUpgrade {
+                state: UpgradeState::Running.into(),
+                message_id: id.to_string(),
+                file: file.to_owned(),
+                begin_time: Some(to_timestamp(now)),
+                log: plan.log().display().to_string(),
+                version_before: env!("CARGO_PKG_VERSION").to_owned(),
+                ..AgentUpgrade::default()
             },
-            Ok(ran) => {
-                let error = Error::new(
-                    Reason::MethodFailed,
-                    format!("the package command failed: {}; see {}", ran.exit, ran.log.display()),
-                )
-                .with("exit", &ran.exit)
-                .with("log", ran.log.display())
-                .with("output", &ran.tail);
-                self.fail_upgrade(error).await
+            run: None,
+            limit: now.saturating_add(limit),
+        };
+        self.core.begin_upgrade(upgrade.clone()).await?;
+        info!(file, log = %upgrade.told.log, "upgrade begins");
+        match plan.start().await {
+            Ok(running) => {
+                upgrade.run = running.record().cloned();
+                self.core.put_upgrade(upgrade.clone()).await?;
+                Ok((upgrade, running))
             }
-            Err(error) => self.fail_upgrade(error).await,
+            Err(error) => {
+                upgrade.told.exit.clone_from(&error.message);
+                self.core.fail_upgrade(upgrade).await?;
+                warn!(%error, "upgrade failed");
+                Err(error)
+            }
         }
     }
 
-    async fn fail_upgrade(&self, error: Error) -> Ended {
-        warn!(%error, "upgrade failed");
-        if let Err(stored) = self.core.end_upgrade("the upgrade failed").await {
-            return Ended::Outcome(Err(stored));
+    /// Waits for the end of the package command, and starts anew when it has succeeded.
+    async fn attend(&self, mut upgrade: Upgrade, running: Running) -> Ended {
+        let Ran { ok, exit, tail, .. } = running.end().await;
+        upgrade.told.exit = exit;
+        upgrade.told.output = tail;
+        let id = upgrade.told.message_id.clone();
+        if ok {
+            if let Err(error) = self.core.put_upgrade(upgrade).await {
+                return Ended::Outcome(Err(error));
+            }
+            info!(message_id = id, "upgrade succeeded, starting anew");
+            self.restart.cancel();
+            return Ended::AfterRestart;
         }
-        Ended::Outcome(Err(error))
+        match self.core.fail_upgrade(upgrade).await {
+            Ok(told) => {
+                warn!(message_id = id, exit = told.exit, log = told.log, "upgrade failed");
+                Ended::Outcome(Err(failure(&told)))
+            }
+            Err(error) => Ended::Outcome(Err(error)),
+        }
     }
 
-    async fn keep_outcome(&self, id: &MessageId, ran: &package::Ran) -> Result<()> {
-        let outcome = json!({
-            "message_id": id.as_str(),
-            "exit": ran.exit,
-            "log": ran.log.display().to_string(),
-            "version_before": env!("CARGO_PKG_VERSION"),
-        });
-        let txn = Txn::new().put(KEY, outcome.to_string().into_bytes());
-        self.store.commit(txn).await.map_err(crate::error::store)?;
+    /// A package command that outlived the agent that began it goes on until its time is over:
+    /// until then there is no other one beside it.
+    async fn end_former(&self) -> Result<()> {
+        let former = self.core.look(Operation::UpgradeAgent, |state| Ok(state.upgrade.clone()));
+        let Some(Upgrade { told, run: Some(run), limit }) = former.await? else { return Ok(()) };
+        if told.state() != UpgradeState::Interrupted || !runs(run.clone()).await {
+            return Ok(());
+        }
+        let now = now_millis();
+        if now >= limit {
+            warn!(pid = run.pid, "the package command of an interrupted upgrade is killed");
+            kill_orphan(&run).await;
+            return Ok(());
+        }
+        let left = humantime::format_duration(Duration::from_secs((limit - now).div_ceil(1000)));
+        Err(Error::new(
+            Reason::StateRefused,
+            format!(
+                "the package command of upgrade {} was interrupted and runs still as pid {}; it \
+                 has {left} to end",
+                told.message_id, run.pid
+            ),
+        )
+        .with("upgrade", told.message_id)
+        .with("pid", run.pid))
+    }
+
+    /// Answers the upgrades that the last run of this agent left open, when the manager knows of
+    /// their end and callers can reach this agent again.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or written.
+    pub(crate) async fn answer_upgrades(&self) -> Result<()> {
+        for (id, mut entry) in self.journal.open().await? {
+            if entry.phase() != Phase::Started {
+                continue;
+            }
+            let message = entry.message(id)?;
+            if !is_upgrade(&message) {
+                continue;
+            }
+            let outcome = self.settled(&message).await?;
+            self.journal.done(&message.id, &mut entry, &outcome).await?;
+            // Both only for those who ask next: the outcome itself does not depend on them.
+            if let Some(mut connected) = self.connected.get().cloned() {
+                let _ = timeout(CONNECT, connected.wait_for(|connected| *connected)).await;
+            }
+            if let Err(error) = life::renew(self).await {
+                warn!(%error, "the manager does not know of the upgrade's end yet");
+            }
+            self.reply(&message, Waiter::of(&message).into_iter().collect(), &outcome).await;
+        }
         Ok(())
     }
 
-    /// After a start: the outcome of the upgrade that was running when the agent ended.
-    pub(crate) async fn settle_upgrade(&self, message: &Message) -> Result<Outcome> {
-        let kept = self.store.get(KEY.to_vec()).await.map_err(crate::error::store)?;
-        let kept: Option<JsonObject> = kept
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .filter(|kept: &JsonObject| {
-                kept.get("message_id").and_then(Value::as_str) == Some(message.id.as_str())
-            });
-        let outcome = match kept {
-            Some(mut kept) => {
-                kept.remove("message_id");
-                kept.insert("version_after".to_owned(), env!("CARGO_PKG_VERSION").into());
-                Ok(kept)
-            }
+    /// How an upgrade that was open at the start has ended.
+    async fn settled(&self, message: &Message) -> Result<Outcome> {
+        let told = self
+            .core
+            .look(Operation::UpgradeAgent, |state| Ok(state.upgrade.clone()))
+            .await?
+            .map(|upgrade| upgrade.told)
+            .filter(|told| told.message_id == message.id.as_str());
+        Ok(match told {
+            Some(told) => match told.state() {
+                UpgradeState::Succeeded => Ok(success(&told)),
+                UpgradeState::Failed => Err(failure(&told)),
+                _ => Err(interrupted(message).with("log", told.log)),
+            },
+            // It never began.
             None => Err(interrupted(message)),
-        };
-        // The row stays until the next upgrade replaces it: this outcome is not journaled yet.
-        Ok(outcome)
+        })
     }
+}
+
+impl Core {
+    /// `upgrade_agent`: HARDBUSY through `set_status`; what it was before is kept.
+    ///
+    /// # Errors
+    /// `STATE_REFUSED` when the status does not allow it, naming the upgrade that runs if one does.
+    pub(crate) async fn begin_upgrade(&self, upgrade: Upgrade) -> Result<()> {
+        self.change(Operation::UpgradeAgent, |state, txn| {
+            if state.status < AgentStatus::SoftBusy {
+                let running = state.upgrade.as_ref().filter(|upgrade| upgrade.is_running());
+                return Err(match running {
+                    Some(Upgrade { told, .. }) => state
+                        .refused(&format!("upgrade {} of {:?} runs", told.message_id, told.file))
+                        .with("upgrade", &told.message_id),
+                    None => state.refused("it cannot be upgraded"),
+                });
+            }
+            if state.status > AgentStatus::SoftBusy {
+                state.former = state.status;
+            }
+            state.begin_upgrade(upgrade, txn)
+        })
+        .await
+    }
+
+    /// Writes how the upgrade stands.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store has failed.
+    async fn put_upgrade(&self, upgrade: Upgrade) -> Result<()> {
+        self.change(Operation::UpgradeAgent, |state, txn| {
+            state.put_upgrade(upgrade, txn);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The upgrade did not succeed: HARDBUSY is left with the status from before.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store has failed.
+    pub(crate) async fn fail_upgrade(&self, mut upgrade: Upgrade) -> Result<AgentUpgrade> {
+        upgrade.told.set_state(UpgradeState::Failed);
+        upgrade.told.end_time = Some(to_timestamp(now_millis()));
+        let told = upgrade.told.clone();
+        self.change(Operation::ForceStatus, |state, txn| {
+            state.fail_upgrade(upgrade, txn);
+            Ok(told)
+        })
+        .await
+    }
+}
+
+/// Whether a message is one that upgrades.
+pub(crate) fn is_upgrade(message: &Message) -> bool {
+    message.namespace == MANAGER_NAMESPACE && message.method == Method::UpgradeAgent.name()
+}
+
+async fn runs(run: RunRecord) -> bool {
+    spawn_blocking(move || leader_runs(&run)).await.unwrap_or(true)
+}
+
+/// What the caller of an upgrade that succeeded gets.
+fn success(told: &AgentUpgrade) -> JsonObject {
+    let millis = |time: Option<&_>| Value::from(time.map_or(0, from_timestamp));
+    JsonObject::from_iter([
+        ("file".to_owned(), told.file.clone().into()),
+        ("begin_time".to_owned(), millis(told.begin_time.as_ref())),
+        ("end_time".to_owned(), millis(told.end_time.as_ref())),
+        ("exit".to_owned(), told.exit.clone().into()),
+        ("log".to_owned(), told.log.clone().into()),
+        ("output".to_owned(), told.output.clone().into()),
+        ("version_before".to_owned(), told.version_before.clone().into()),
+        ("version_after".to_owned(), told.version_after.clone().into()),
+    ])
+}
+
+/// What the caller of an upgrade that failed gets.
+fn failure(told: &AgentUpgrade) -> Error {
+    let skipped = told.output.chars().count().saturating_sub(OUTPUT);
+    let output: String = told.output.chars().skip(skipped).collect();
+    Error::new(
+        Reason::MethodFailed,
+        format!("the package command failed: {}; see {}", told.exit, told.log),
+    )
+    .with("exit", &told.exit)
+    .with("log", &told.log)
+    .with("output", output)
+    .with_message_id(&told.message_id)
 }

@@ -67,6 +67,11 @@ fn everything_can_be_set() {
             uri = "amqp://u:p@broker:5672/%2f"
             heartbeat = "2s"
 
+            [metadata]
+            zone = "a"
+            rack = 7
+            external_ips = ["1.2.3.4", "5.6.7.8"]
+
             [package]
             command = ["/bin/sh", "-c", "echo {{file}}"]
             timeout = "600s"
@@ -98,6 +103,8 @@ fn everything_can_be_set() {
     assert_eq!((config.prefetch, config.deleted_linger), (6, Duration::from_secs(5)));
     assert_eq!(config.broker.unwrap().heartbeat, Duration::from_secs(2));
     assert_eq!(config.package.command[2], "echo {file}");
+    let metadata: Vec<_> = config.metadata.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    assert_eq!(metadata, [("external_ips", "1.2.3.4,5.6.7.8"), ("rack", "7"), ("zone", "a")]);
     let game = &config.endpoints[&EndpointName::parse("name", "game").unwrap()];
     assert_eq!((game.max_entities, game.env["MODE"].as_str()), (9, "fast"));
     let method = |name| &game.methods[&MethodName::parse("name", name).unwrap()];
@@ -144,6 +151,10 @@ fn every_error_names_file_line_and_field() {
             "[package]\ncommand = [\"no-such-program\"]".to_owned(),
             "3: package.command[0]: no-such-program is not in PATH",
         ),
+        ("[metadata]\n\"a b\" = 1".to_owned(), "3: metadata.\"a b\": a key has 1 to 63"),
+        ("[metadata]\nx = {}".to_owned(), "3: metadata.x: must be a text, a number"),
+        ("[metadata]\nx = [[1]]".to_owned(), "3: metadata.x: must be a text, a number"),
+        ("[metadata]\nx = \"a\\nb\"".to_owned(), "3: metadata.x: "),
         ("[endpoints.manager]".to_owned(), "2: endpoints.manager: must be a letter"),
         ("[endpoints.a-b]".to_owned(), "2: endpoints.a-b: must be a letter"),
         (

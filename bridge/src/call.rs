@@ -30,7 +30,8 @@ const MAX_PROBE_DELAY: Duration = Duration::from_secs(4);
 /// How often a lost queue, or a lost broker, is looked for.
 const LOST_DELAY: Duration = Duration::from_millis(250);
 /// A busy agent looks again for 0.5 s before it says so. What is sent later than this before the
-/// end could not be answered, and so would make a known outcome an unknown one.
+/// end could not be answered, and so would make a known outcome an unknown one; later than this
+/// before the finish time it would only be told that it is too late.
 const LAST_BUSY_ATTEMPT: Duration = Duration::from_secs(1);
 /// When a repeat may find the agent free.
 const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -139,6 +140,8 @@ struct Call<'a> {
     known: QueueName,
     target: String,
     end: Instant,
+    /// When the agent may begin with it at the latest.
+    finish: Instant,
     /// Attempts that were, or may have been, delivered and are not answered.
     open: BTreeSet<u32>,
     /// Whether any attempt was, or may have been, delivered.
@@ -161,6 +164,8 @@ impl<'a> Call<'a> {
         target: String,
         end: Instant,
     ) -> Self {
+        let left = message.finish_time.map_or(u64::MAX, |at| at.saturating_sub(now_millis()));
+        let finish = Instant::now().checked_add(Duration::from_millis(left)).unwrap_or(end);
         Self {
             bridge,
             waiting,
@@ -169,6 +174,7 @@ impl<'a> Call<'a> {
             known,
             target,
             end,
+            finish,
             open: BTreeSet::new(),
             delivered: false,
             attempts: 0,
@@ -250,7 +256,8 @@ impl<'a> Call<'a> {
         if !self.open.is_empty() {
             return Ok(());
         }
-        let (now, latest) = (Instant::now(), self.end.checked_sub(LAST_BUSY_ATTEMPT));
+        let end = self.end.min(self.finish);
+        let (now, latest) = (Instant::now(), end.checked_sub(LAST_BUSY_ATTEMPT));
         let Some(latest) = latest.filter(|&latest| now < latest) else {
             return Err(self.ended("the agent is busy"));
         };

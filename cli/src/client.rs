@@ -19,6 +19,10 @@ use crate::{args::Global, error::Error};
 
 /// A connection is there within this time, or it is not.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long an answer may take when nobody says so.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// The same where a process is started or stopped.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Dead letters have whole messages in them.
 const MAX_ANSWER: usize = 64 << 20;
 /// Rows a page.
@@ -28,6 +32,8 @@ pub(crate) const PAGE: i32 = 500;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     channel: Channel,
+    /// How long one answer may take; what is usual when not said.
+    given: Option<Duration>,
     timeout: Duration,
 }
 
@@ -35,14 +41,20 @@ impl Client {
     /// Connects to the server that the flags name.
     pub(crate) async fn connect(global: &Global) -> Result<Self, Error> {
         let server = uri(&global.server)?;
+        let timeout = global.timeout.unwrap_or(TIMEOUT);
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|e| Error::Usage(format!("--server: `{server}` is not an address: {e}")))?
-            .connect_timeout(CONNECT.min(global.timeout));
+            .connect_timeout(CONNECT.min(timeout));
         let channel = endpoint
             .connect()
             .await
             .map_err(|e| Error::Unreachable { server, cause: innermost(&e) })?;
-        Ok(Self { channel, timeout: global.timeout })
+        Ok(Self { channel, given: global.timeout, timeout })
+    }
+
+    /// One that waits for processes, unless it was said how long: as long as usual, and `more`.
+    pub(crate) fn patient(&self, more: Duration) -> Self {
+        Self { timeout: self.given.unwrap_or(PATIENCE + more), ..self.clone() }
     }
 
     /// How long one answer may take.
@@ -133,6 +145,7 @@ macro_rules! pages {
 
 pages! {
     IndexAgentsResponse: agents,
+    IndexReportsResponse: reports,
     IndexEndpointsResponse: endpoints,
     IndexEntitiesResponse: entities,
     IndexPortsResponse: ports,

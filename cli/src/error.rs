@@ -1,8 +1,9 @@
 //! Why `gop` ends with a code other than 0, and which code that is.
 //!
-//! Invariant: code 2 means that nothing was started, code 3 that the agent is deleted.
+//! Invariant: code 2 means that nothing was started, code 3 that the agent is deleted, code 4 that
+//! it wants to be started again.
 
-use std::{io, process::ExitCode};
+use std::{fmt, io, process::ExitCode};
 
 use goperation::Reason;
 
@@ -33,9 +34,20 @@ pub(crate) enum Error {
     /// The agent is deleted.
     #[error("{0}")]
     Deleted(String),
+    /// The agent ends so that its service manager starts the new program.
+    #[error("{0} ends, to be started anew")]
+    Restart(String),
     /// A role failed.
     #[error("{0}")]
     Failed(String),
+    /// Some of several things failed; each was said on its own.
+    #[error("{failed} of {all} failed")]
+    Some {
+        /// How many failed.
+        failed: usize,
+        /// How many there were.
+        all: usize,
+    },
     /// Nobody reads what is printed any more.
     #[error("stdout is closed")]
     BrokenPipe,
@@ -55,10 +67,20 @@ impl Error {
 
     /// Prints the error and what to do next, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
+        self.say("error");
+        ExitCode::from(self.code())
+    }
+
+    /// Prints the error of one of several things, and what to do next.
+    pub(crate) fn report_of(&self, name: &impl fmt::Display) {
+        self.say(&format!("error: {name}"));
+    }
+
+    fn say(&self, begin: &str) {
         if matches!(self, Self::BrokenPipe) {
-            return ExitCode::SUCCESS;
+            return;
         }
-        let mut lines = vec![format!("error: {self}")];
+        let mut lines = vec![format!("{begin}: {self}")];
         match self {
             Self::Api { error, subject } => {
                 if error.reason == Reason::MethodFailed {
@@ -78,7 +100,6 @@ impl Error {
         let text: String = (lines.join("\n") + "\n").chars().map(printable).collect();
         // Nothing is left to tell it to when stderr is closed.
         let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
-        ExitCode::from(self.code())
     }
 
     fn code(&self) -> u8 {
@@ -86,14 +107,15 @@ impl Error {
             Self::BrokenPipe => 0,
             Self::Usage(_) => 2,
             Self::Deleted(_) => 3,
+            Self::Restart(_) => 4,
             _ => 1,
         }
     }
 }
 
-/// What a failed program wrote, below its error.
+/// What a failed program wrote, or a game that did not start, below its error.
 fn words(error: &goperation::Error) -> impl Iterator<Item = String> {
-    let written = ["stdout", "stderr"].into_iter();
+    let written = ["stdout", "stderr", "output"].into_iter();
     written.filter_map(|key| error.metadata.get(key).map(|text| (key, text))).flat_map(
         |(key, text)| text.lines().map(move |line| format!("  {key}: {line}")).collect::<Vec<_>>(),
     )

@@ -13,6 +13,8 @@ pub(crate) struct Subject {
     pub(crate) endpoint: Option<String>,
     /// Number of the entity.
     pub(crate) entity: Option<i32>,
+    /// It was about the entity's process.
+    pub(crate) process: bool,
 }
 
 impl Subject {
@@ -23,7 +25,8 @@ impl Subject {
 
     /// An entity.
     pub(crate) fn entity(endpoint: &str, number: i32) -> Self {
-        Self { agent: None, endpoint: Some(endpoint.to_owned()), entity: Some(number) }
+        let endpoint = Some(endpoint.to_owned());
+        Self { endpoint, entity: Some(number), ..Self::default() }
     }
 
     /// Takes from another one what is not known yet.
@@ -31,6 +34,7 @@ impl Subject {
         self.agent = self.agent.or(other.agent);
         self.endpoint = self.endpoint.take().or_else(|| other.endpoint.clone());
         self.entity = self.entity.or(other.entity);
+        self.process |= other.process;
     }
 }
 
@@ -77,6 +81,10 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
             "it was not started: send it again with more time, as --finish 1h or --timeout 60s"
                 .to_owned()
         }
+        Reason::OutcomeUnknown if subject.process => format!(
+            "it may still be done: `gop entity status {entity}` shows it, and it may be repeated; \
+             give it longer with --timeout"
+        ),
         Reason::OutcomeUnknown => match error.metadata.get("message_id") {
             Some(id) => {
                 format!(
@@ -91,14 +99,28 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
             "it was begun and not ended: see what it left, then send it again under a new id"
                 .to_owned()
         }
-        Reason::MethodFailed => {
-            "the endpoint's program says so, not Goperation; its words are above".to_owned()
-        }
+        Reason::MethodFailed => match error.metadata.get("log") {
+            Some(log) => format!(
+                "the game did not run: its last words are above, all of them in {log} on the \
+                 agent's host"
+            ),
+            None => {
+                "the endpoint's program says so, not Goperation; its words are above".to_owned()
+            }
+        },
         Reason::FanoutCall => "only `gop cast` goes to many agents".to_owned(),
         Reason::InvalidArgument => "correct what is named; `--help` shows the forms".to_owned(),
+        Reason::MethodNotFound if subject.process => format!(
+            "its endpoint starts no processes: it needs `driver = \"process\"` in the agent's \
+             TOML; `gop endpoint ls --agent {agent}` lists its methods"
+        ),
         Reason::MethodNotFound => {
             format!("`gop endpoint ls --agent {agent}` lists the methods of its endpoints")
         }
+        Reason::PortTaken if subject.process => format!(
+            "end who has it, or let the agent take another one: `repick = true` in its TOML; `gop \
+             entity status {entity}` shows the holders"
+        ),
         Reason::PortTaken => format!(
             "take another port, or let the agent choose: leave out the number; `gop port ls \
              {agent}` lists the holders"
@@ -110,12 +132,20 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::PortOutOfRange => {
             format!("`gop agent show {agent}` has the ranges that it may use")
         }
+        Reason::NoAgentSuits => format!(
+            "`gop endpoint choose {} --explain` tells of each agent why it does not suit",
+            subject.endpoint.as_deref().unwrap_or("ENDPOINT")
+        ),
         Reason::AlreadyExists => "take another name".to_owned(),
         Reason::IdentityTaken => "another agent has this host and type: give this one another \
              type, or delete the record of the other with `gop agent delete AGENT --force`"
             .to_owned(),
         Reason::EntitiesRemain => format!(
             "delete them first: `gop entity ls --agent {agent}`, `gop entity delete ENDPOINT NUMBER`"
+        ),
+        Reason::StateRefused if subject.entity.is_some() => format!(
+            "`gop entity status {entity}` shows its state and its process; one that runs is \
+             stopped by `gop entity stop {entity}`"
         ),
         Reason::StateRefused => {
             format!("`gop agent show {agent}` has the status and its cause")
@@ -159,6 +189,8 @@ mod tests {
         assert_eq!(hint(&inactive, &Subject::agent(3)), "`gop agent activate 3`, then try again");
         assert!(hint(&inactive.with("agent_id", 4), &Subject::default()).contains("activate 4"));
         let unknown = Error::new(Reason::OutcomeUnknown, "no").with_message_id("m1");
+        let process = Subject { process: true, ..Subject::entity("db", 3) };
+        assert!(hint(&unknown, &process).contains("`gop entity status db 3` shows it"));
         assert!(hint(&unknown, &Subject::default()).contains("--message-id m1"));
         for &reason in Reason::ALL {
             assert!(!hint(&Error::new(reason, "no"), &Subject::default()).is_empty(), "{reason}");

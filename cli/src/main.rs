@@ -25,6 +25,11 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    // The small parent of a game: it has no runtime, and its arguments are no user's.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|command| command == "launch") {
+        return goperation_launcher::run(args);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {

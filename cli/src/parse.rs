@@ -2,7 +2,7 @@
 //!
 //! Invariant: a text that is accepted means one thing; what is refused says what would be right.
 
-use std::{fs, io::Read as _, time::Duration};
+use std::{fmt, fs, io::Read as _, time::Duration};
 
 use goperation::{
     AgentType, EndpointName, JsonObject, MANAGER_NAMESPACE, Ranges, json_to_struct,
@@ -31,6 +31,32 @@ impl EntityRef {
             _ => return Err(format!("`{text}` is not an entity: say `sample:4` or `sample 4`")),
         };
         Ok(Self { endpoint: endpoint_name(endpoint)?, number })
+    }
+
+    /// The entities in `sample:4 sample:5`, or in `sample 4`; each once, in their order.
+    pub(crate) fn several(texts: &[String]) -> Result<Vec<Self>, String> {
+        let mut all: Vec<Self> = Vec::new();
+        let mut texts = texts.iter();
+        while let Some(text) = texts.next() {
+            let given = match texts.as_slice() {
+                [next, ..] if !text.contains(':') => next.parse().ok().filter(|&n: &i32| n > 0),
+                _ => None,
+            };
+            if given.is_some() {
+                texts.next();
+            }
+            let entity = Self::of(text, given)?;
+            if !all.contains(&entity) {
+                all.push(entity);
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl fmt::Display for EntityRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.endpoint, self.number)
     }
 }
 
@@ -152,6 +178,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         Ok(_) => Err("must be above 0".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// How long a stop may take; 0s kills at once.
+pub(crate) fn grace(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(grace) if grace <= Duration::from_secs(3600) => Ok(grace),
+        Ok(_) => Err("must be at most 1h".to_owned()),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -317,5 +352,18 @@ mod tests {
         assert_eq!(EntityRef::of("sample", Some(4)), Ok(want));
         assert!(EntityRef::of("sample", None).is_err());
         assert!(EntityRef::of("sample:4", Some(4)).is_err());
+        let several = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(ToString::to_string).collect();
+            let all = EntityRef::several(&texts)?;
+            Ok(all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        };
+        let good = |texts: &[&str], want: &str| assert_eq!(several(texts), Ok(want.to_owned()));
+        good(&["sample:4"], "sample:4");
+        good(&["sample", "4"], "sample:4");
+        good(&["a1:4", "b2", "7", "a1:4", "a1:5"], "a1:4 b2:7 a1:5");
+        for bad in [&["sample"][..], &["sample:4", "5"], &["sample", "0"], &["sample", "4", "5"]] {
+            let refused: Result<String, String> = several(bad);
+            assert!(refused.is_err(), "{bad:?}");
+        }
     }
 }

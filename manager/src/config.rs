@@ -35,6 +35,9 @@ pub struct Config {
     /// How long requests may go on after the manager was told to stop: `5s`.
     #[serde(deserialize_with = "duration")]
     pub drain: Duration,
+    /// How many reports of each agent are kept, at most 100000: 2016, a week of one each five
+    /// minutes. With 0 only the last one is known.
+    pub reports_kept: u32,
     /// Where the bridge is: `embedded`, or the URI of one that runs by itself.
     pub bridge: BridgeAt,
     /// `[broker]`: the RabbitMQ of an embedded bridge. Without it the messages are in the
@@ -55,6 +58,7 @@ impl Default for Config {
             lease: Duration::from_secs(15),
             call_timeout: Duration::from_secs(15),
             drain: Duration::from_secs(5),
+            reports_kept: 2016,
             bridge: BridgeAt::default(),
             broker: None,
             limits: BridgeConfig::default(),
@@ -66,6 +70,9 @@ impl Default for Config {
 impl Config {
     /// Longest lease (contract §6).
     pub const LONGEST_LEASE: Duration = Duration::from_secs(15);
+
+    /// Most reports that can be kept of an agent.
+    pub const MOST_REPORTS: u32 = 100_000;
 
     /// Reads a TOML file.
     ///
@@ -87,6 +94,9 @@ impl Config {
         }
         if self.call_timeout.is_zero() || self.call_timeout > Duration::from_secs(3600) {
             return bad("call_timeout", "must be more than 0 and at most 1h");
+        }
+        if self.reports_kept > Self::MOST_REPORTS {
+            return bad("reports_kept", "must be at most 100000");
         }
         if self.data_dir.as_os_str().is_empty() {
             return bad("data_dir", "must not be empty");
@@ -173,7 +183,7 @@ mod tests {
     fn every_field_is_read() {
         let config = load(
             "listen = '[::1]:80'\ndata_dir = '/d'\ndurability = 'power'\nlease = '3s'\n\
-             call_timeout = '1m'\ndrain = '1s'\nbridge = 'http://b:7998'\n\
+             call_timeout = '1m'\ndrain = '1s'\nreports_kept = 9\nbridge = 'http://b:7998'\n\
              [broker]\nuri = 'amqp://u:secret@h'\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n\
              [http]\ncors_origins = ['https://a']\nmax_body = 2048\n",
         )
@@ -183,7 +193,7 @@ mod tests {
         assert_eq!(config.limits.max_calls, 5);
         assert_eq!((config.http.cors_origins.len(), config.http.max_body), (1, 2048));
         assert_eq!(config.durability, Durability::Power);
-        assert_eq!(config.call_timeout, Duration::from_secs(60));
+        assert_eq!((config.call_timeout, config.reports_kept), (Duration::from_secs(60), 9));
         assert!(matches!(&config.bridge, BridgeAt::Remote(uri) if uri.host() == Some("b")));
         assert!(!format!("{config:?}").contains("secret"));
     }
@@ -198,6 +208,8 @@ mod tests {
             ("[http]\n\ncors_origins = ['*']", "m.toml:3: http.cors_origins: `*` must be"),
             ("[http]\ntrusted_token = 'x'", "m.toml:2: http.trusted_token: must have 16"),
             ("[http]\nnonsense = 1", "m.toml:2: http.nonsense: unknown field"),
+            ("reports_kept = 100001", "m.toml:1: reports_kept: must be at most 100000"),
+            ("reports_kept = -1", "m.toml:1: reports_kept: "),
             ("nonsense = 1", "m.toml:1: nonsense: unknown field"),
         ] {
             let error = load(text).unwrap_err().to_string();

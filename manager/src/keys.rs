@@ -28,6 +28,37 @@ pub(crate) const CLAIMS_BY_TIME: &[u8] = b"m/claim-time/";
 /// Caches, by when they expire.
 pub(crate) const CACHES_BY_TIME: &[u8] = b"m/cache-time/";
 
+/// Which reports of agents are kept.
+pub(crate) const REPORT_SPANS: &[u8] = b"m/report-span/";
+
+/// Which reports of an agent are kept.
+pub(crate) fn report_span(agent: u32) -> Key {
+    key(&[REPORT_SPANS, &agent.to_be_bytes()])
+}
+
+/// Reports of an agent.
+pub(crate) fn reports_of(agent: u32) -> Key {
+    key(&[b"m/report/", &agent.to_be_bytes(), b"/"])
+}
+
+/// A report by its number.
+pub(crate) fn report(agent: u32, number: u64) -> Key {
+    key(&[&reports_of(agent), &number.to_be_bytes()])
+}
+
+/// Idempotency keys, by when they are forgotten.
+pub(crate) const IDEMPOTENCY_BY_TIME: &[u8] = b"m/idempotency-time/";
+
+/// What was asked for under an idempotency key.
+pub(crate) fn idempotency(name: &str) -> Key {
+    key(&[b"m/idempotency/", name.as_bytes()])
+}
+
+/// When an idempotency key is forgotten.
+pub(crate) fn idempotency_time(time: u64, name: &str) -> Key {
+    key(&[IDEMPOTENCY_BY_TIME, &time.to_be_bytes(), b"/", name.as_bytes()])
+}
+
 /// The record of an agent.
 pub(crate) fn agent(id: u32) -> Key {
     key(&[AGENTS, &id.to_be_bytes()])

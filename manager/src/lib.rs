@@ -17,6 +17,7 @@ mod lease;
 mod listen;
 mod mask;
 mod page;
+mod placement;
 mod reconcile;
 mod record;
 mod rpc;
@@ -62,11 +63,14 @@ pub async fn run(
         link: parts.bridge,
         leases: Leases::new(config.lease),
         call_timeout: config.call_timeout,
+        reports_kept: config.reports_kept.into(),
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         abort: CancellationToken::new(),
         deletes: Notify::new(),
         queues: Notify::new(),
+        turns: app::Turns::default(),
+        upgrades: app::Upgrades::default(),
     });
     app.drop_broken_deletes().await.map_err(Error::Record)?;
     let watch = async {

@@ -4,6 +4,8 @@
 //! An inventory may be older than the last answer of its agent, so nothing that the agent has
 //! answered for within `grace` is taken back; the agent is asked to sync again instead.
 
+use goperation::v1::EntityProcess;
+
 use crate::record::{EntityRecord, PortRecord, State};
 
 /// An entity as its agent reports it.
@@ -14,6 +16,8 @@ pub(crate) struct Reported {
     pub(crate) ready: bool,
     pub(crate) failed: bool,
     pub(crate) ports: Vec<PortRecord>,
+    /// What its process does.
+    pub(crate) process: Option<EntityProcess>,
 }
 
 /// What the manager has on record under a name.
@@ -24,7 +28,7 @@ pub(crate) enum Known {
     /// It was deleted.
     Gone,
     /// An entity of this agent.
-    Mine(EntityRecord),
+    Mine(Box<EntityRecord>),
     /// An entity of another agent.
     Elsewhere,
 }
@@ -35,7 +39,7 @@ pub(crate) enum Change {
     /// Nothing.
     Nothing,
     /// It is recorded like this.
-    Put(EntityRecord),
+    Put(Box<EntityRecord>),
     /// Its record is removed.
     Drop,
 }
@@ -72,8 +76,8 @@ pub(crate) fn decide(
     grace: u64,
 ) -> Verdict {
     match (known, reported) {
-        (Known::Mine(record), Some(reported)) => both(record, reported, now, grace),
-        (Known::Mine(record), None) => missing(record, now, grace),
+        (Known::Mine(record), Some(reported)) => both(*record, reported, now, grace),
+        (Known::Mine(record), None) => missing(*record, now, grace),
         (Known::Elsewhere | Known::Gone, Some(_)) => Verdict::REMOVE,
         (Known::Nothing, Some(reported)) => {
             let mut record = EntityRecord {
@@ -81,13 +85,14 @@ pub(crate) fn decide(
                 number: reported.number,
                 agent,
                 ports: reported.ports.clone(),
+                process: reported.process.clone(),
                 create_time: now,
                 finish_time: now,
                 ..EntityRecord::default()
             };
             record.set(state_of(reported));
             record.touch(now);
-            Verdict::change(Change::Put(record))
+            Verdict::change(Change::Put(Box::new(record)))
         }
         (_, None) => Verdict::NOTHING,
     }
@@ -107,14 +112,25 @@ fn both(mut record: EntityRecord, reported: &Reported, now: u64, grace: u64) -> 
         // What was sent may still be on its way, with the operator's own arguments.
         State::Deleting if now < record.finish_time => Verdict::again_at(record.finish_time),
         State::Deleting => Verdict::REMOVE,
-        before if before == state && same_ports(&record.ports, &reported.ports) => Verdict::NOTHING,
+        before
+            if before == state
+                && same_ports(&record.ports, &reported.ports)
+                && record.process == reported.process =>
+        {
+            Verdict::NOTHING
+        }
         _ if now < record.answer_time + grace => Verdict::again_at(record.answer_time + grace),
         before => {
             // A ready entity is never created again: the agent is only about to say so.
+            let same = before == state && same_ports(&record.ports, &reported.ports);
             record.set(if state == State::Creating { before } else { state });
             record.ports.clone_from(&reported.ports);
-            record.touch(now);
-            Verdict::change(Change::Put(record))
+            record.process.clone_from(&reported.process);
+            // What a process does changes by itself: nobody's edit is refused for it.
+            if !same {
+                record.touch(now);
+            }
+            Verdict::change(Change::Put(Box::new(record)))
         }
     }
 }
@@ -135,7 +151,7 @@ fn missing(mut record: EntityRecord, now: u64, grace: u64) -> Verdict {
         State::Ready => {
             record.set(State::Lost);
             record.touch(now);
-            Verdict::change(Change::Put(record))
+            Verdict::change(Change::Put(Box::new(record)))
         }
         State::Creating if now < record.finish_time + grace => {
             Verdict::again_at(record.finish_time + grace)
@@ -167,12 +183,23 @@ mod tests {
         record
     }
 
+    fn mine(record: EntityRecord) -> Known {
+        Known::Mine(Box::new(record))
+    }
+
     fn port(port: u32) -> PortRecord {
         PortRecord { port, protocol: Protocol::Tcp.into(), ..PortRecord::default() }
     }
 
     fn has(ready: bool, failed: bool) -> Reported {
-        Reported { endpoint: "db".into(), number: 3, ready, failed, ports: vec![port(7000)] }
+        Reported {
+            endpoint: "db".into(),
+            number: 3,
+            ready,
+            failed,
+            ports: vec![port(7000)],
+            process: None,
+        }
     }
 
     fn verdict(known: Known, reported: Option<&Reported>) -> Verdict {
@@ -208,9 +235,9 @@ mod tests {
 
     #[test]
     fn an_agent_without_a_ready_entity_has_lost_it() {
-        let lost = verdict(Known::Mine(record(State::Ready)), None);
+        let lost = verdict(mine(record(State::Ready)), None);
         assert_eq!(state_after(&lost), Some(State::Lost));
-        let found = verdict(Known::Mine(record(State::Lost)), Some(&has(true, false)));
+        let found = verdict(mine(record(State::Lost)), Some(&has(true, false)));
         assert_eq!(state_after(&found), Some(State::Ready));
     }
 
@@ -219,11 +246,11 @@ mod tests {
         for (reported, state) in
             [(has(true, false), State::Ready), (has(false, true), State::Failed)]
         {
-            let verdict = verdict(Known::Mine(record(State::Creating)), Some(&reported));
+            let verdict = verdict(mine(record(State::Creating)), Some(&reported));
             assert_eq!(state_after(&verdict), Some(state));
         }
         assert_eq!(
-            verdict(Known::Mine(record(State::Creating)), Some(&has(false, false))),
+            verdict(mine(record(State::Creating)), Some(&has(false, false))),
             Verdict::NOTHING
         );
     }
@@ -231,31 +258,43 @@ mod tests {
     #[test]
     fn a_creation_that_never_arrived_is_dropped_when_it_is_over() {
         let over = record(State::Creating);
-        assert_eq!(verdict(Known::Mine(over), None), Verdict::change(Change::Drop));
+        assert_eq!(verdict(mine(over), None), Verdict::change(Change::Drop));
         let mut open = record(State::Creating);
         open.finish_time = NOW + 1;
-        assert_eq!(verdict(Known::Mine(open), None), Verdict::again_at(NOW + 1 + GRACE));
+        assert_eq!(verdict(mine(open), None), Verdict::again_at(NOW + 1 + GRACE));
     }
 
     #[test]
     fn a_deletion_goes_on() {
         let deleting = record(State::Deleting);
-        assert_eq!(verdict(Known::Mine(deleting.clone()), None), Verdict::change(Change::Drop));
-        assert_eq!(
-            verdict(Known::Mine(deleting.clone()), Some(&has(true, false))),
-            Verdict::REMOVE
-        );
+        assert_eq!(verdict(mine(deleting.clone()), None), Verdict::change(Change::Drop));
+        assert_eq!(verdict(mine(deleting.clone()), Some(&has(true, false))), Verdict::REMOVE);
         let open = EntityRecord { finish_time: NOW + 1, ..deleting };
-        assert_eq!(verdict(Known::Mine(open), Some(&has(true, false))), Verdict::again_at(NOW + 1));
+        assert_eq!(verdict(mine(open), Some(&has(true, false))), Verdict::again_at(NOW + 1));
     }
 
     #[test]
     fn ports_are_as_the_agent_says() {
         let mut reported = has(true, false);
         reported.ports = vec![port(7000), port(7001)];
-        let verdict = verdict(Known::Mine(record(State::Ready)), Some(&reported));
+        let verdict = verdict(mine(record(State::Ready)), Some(&reported));
         match verdict.change {
             Change::Put(record) => assert_eq!(record.ports, reported.ports),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_process_does_changes_no_etag() {
+        let before = record(State::Ready);
+        let mut reported = has(true, false);
+        reported.process = Some(EntityProcess { pid: 7, ..EntityProcess::default() });
+        match verdict(mine(before.clone()), Some(&reported)).change {
+            Change::Put(record) => {
+                assert_eq!(record.process, reported.process);
+                assert_eq!(record.etag(), before.etag());
+                assert_eq!(verdict(mine(*record), Some(&reported)), Verdict::NOTHING);
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -265,16 +304,16 @@ mod tests {
         let mut fresh = record(State::Ready);
         fresh.answer_time = NOW - 1;
         let again = Verdict::again_at(NOW - 1 + GRACE);
-        assert_eq!(verdict(Known::Mine(fresh.clone()), None), again);
+        assert_eq!(verdict(mine(fresh.clone()), None), again);
         let mut other = has(true, false);
         other.ports.clear();
-        assert_eq!(verdict(Known::Mine(fresh), Some(&other)), again);
+        assert_eq!(verdict(mine(fresh), Some(&other)), again);
     }
 
     #[test]
     fn what_needs_its_operator_stays() {
         for state in [State::Failed, State::Lost] {
-            assert_eq!(verdict(Known::Mine(record(state)), None), Verdict::NOTHING);
+            assert_eq!(verdict(mine(record(state)), None), Verdict::NOTHING);
         }
         assert_eq!(verdict(Known::Nothing, None), Verdict::NOTHING);
     }

@@ -81,7 +81,11 @@ impl Site {
         let runtime = elsewhere.0.as_ref().unwrap().handle().clone();
         let address = fleet.address();
         let parts = runtime.spawn(async move {
-            Parts { transport: Rabbit::connect(config).unwrap(), manager: connection(address) }
+            Parts {
+                transport: Rabbit::connect(config).unwrap(),
+                manager: connection(address),
+                launcher: Vec::new(),
+            }
         });
         let parts = parts.await.unwrap();
         let transport = Arc::clone(&parts.transport);

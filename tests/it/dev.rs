@@ -8,12 +8,19 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
+    clients::run,
     fleet::SOON,
+    recipes::matches,
     shown::{Shown, blurred, commands, file},
 };
 
-/// A `gop dev` on a free port.
+/// A `gop dev` on a free port, the same whether or not game servers are installed here.
 pub(crate) async fn dev(args: &[&str]) -> (GopProcess, String) {
+    dev_as_it_is(&[&["--no-games"], args].concat()).await
+}
+
+/// A `gop dev` on a free port.
+async fn dev_as_it_is(args: &[&str]) -> (GopProcess, String) {
     let args = [&["dev", "--listen", "127.0.0.1:0"], args].concat();
     let process = GopProcess::spawn(args).await;
     let address = process
@@ -40,19 +47,16 @@ fn shown(section: &str) -> Vec<Shown> {
     commands(lines.filter(|line| !line.starts_with("```")))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_tour_of_the_readme_is_true() {
-    let (process, address) = dev(&["--agents", "2"]).await;
-    let mut tour = shown("A tour");
-    assert!(tour.len() > 20, "the tour was not found");
-    assert!(tour.remove(0).command.starts_with("cargo run --release -- dev"));
+/// Runs the `gop` commands of a section, and compares what they print with what is shown.
+async fn walked(steps: &[Shown], address: &str) {
     let server = format!("http://{address}");
-    for step in tour {
+    for step in steps {
         let words = step.command.strip_prefix("gop ").expect("a gop command");
         let wanted: Vec<_> = step.output.iter().map(|line| blurred(line)).collect();
         let mut got = Vec::new();
-        // What a CAST does is seen a moment later, and so is that a receiver has gone.
-        let reads = words.contains(" said") || words == "queue ls";
+        // What a CAST does is seen a moment later, and so is that a receiver has gone or what a
+        // process does.
+        let reads = words.contains(" said") || ["queue ls", "entity ls"].contains(&words);
         poll_until(SOON, &format!("`{}` shows what the README shows", step.command), async || {
             let out = Command::new("sh")
                 .args(["-c", &format!("exec \"$GOP\" {words} 2>&1")])
@@ -67,6 +71,52 @@ async fn the_tour_of_the_readme_is_true() {
         })
         .await;
         assert_eq!(got, wanted, "`{}`", step.command);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_the_readme_is_true() {
+    let (process, address) = dev(&["--agents", "2"]).await;
+    let mut tour = shown("A tour");
+    assert!(tour.len() > 25, "the tour was not found");
+    assert!(tour.remove(0).command.starts_with("cargo run --release -- dev"));
+    walked(&tour, &address).await;
+    end(process).await;
+}
+
+/// `cargo xtask test` installs both game servers that `gop dev` knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_game_of_the_readme_is_true() {
+    let (process, address) = dev_as_it_is(&[]).await;
+    let game = shown("A real game");
+    assert!(game.len() >= 5, "the game was not found");
+    walked(&game, &address).await;
+    end(process).await;
+}
+
+/// The same by gRPC, and by REST: what has no output there only has to succeed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_ways_of_the_readme_are_true() {
+    let (process, address) = dev(&[]).await;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = [grpcurl().parent().unwrap().to_owned()];
+    let path = std::env::join_paths(tools.into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let steps = [shown("The same by gRPC"), shown("The same by REST")].concat();
+    assert!(steps.len() >= 6, "the sections were not found");
+    for step in steps {
+        let here = |text: &str| text.replace("127.0.0.1:7999", &address);
+        // What is not answered as it should makes curl fail, too, unless the failure is shown.
+        let fail = if step.output.is_empty() { "--fail" } else { "" };
+        let command = here(&step.command).replacen("curl", &format!("curl {fail}"), 1);
+        let command = if step.command.starts_with("curl") { command } else { here(&step.command) };
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("exec 2>&1\n{command}")]).env("PATH", &path).kill_on_drop(true);
+        let (status, printed) = run(sh, SOON).await;
+        assert!(status.success(), "`{}`: {status}\n{printed}", step.command);
+        if !step.output.is_empty() {
+            let same = matches(&here(&step.output.join("\n")), &printed);
+            assert_eq!(same, Ok(()), "`{}`\n{printed}", step.command);
+        }
     }
     end(process).await;
 }

@@ -2,6 +2,7 @@
 //! RabbitMQ; each test has its own.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ use goperation_bridge::{
     Address, Bridge, BridgeConfig, Local, LocalConfig, Transport,
     rabbit::{CastQueue, Rabbit, RabbitConfig},
 };
-use goperation_harness::{RabbitNode, poll_until};
+use goperation_harness::{RabbitNode, poll_until, profile_folder};
 use goperation_manager::BridgeLink;
 use goperation_store::{Options, SledStore, Store};
 use serde_json::Value;
@@ -53,6 +54,14 @@ pub(crate) struct Fleet {
     manager: (CancellationToken, JoinHandle<Result<(), goperation_manager::Error>>),
     bridge: Bridge,
     pub(crate) store: SledStore,
+}
+
+/// What starts games: a program of the package under test, or else the `gop` of this build.
+fn launcher() -> Vec<OsString> {
+    match option_env!("CARGO_BIN_EXE_hold-launcher") {
+        Some(program) => vec![program.into()],
+        None => vec![profile_folder().join("gop").into(), "launch".into()],
+    }
 }
 
 /// One running agent.
@@ -109,8 +118,13 @@ impl Fleet {
 
     /// Starts an agent and waits until it is registered and has its first status.
     pub(crate) async fn agent(&self, host: &str, toml: &str) -> TestAgent {
-        let parts = Parts { transport: Arc::clone(&self.transport), manager: self.channel.clone() };
+        let parts = self.parts(self.channel.clone());
         self.agent_on(host, toml, parts, &runtime::Handle::current()).await
+    }
+
+    /// What an agent of this fleet works with, with that way to the manager.
+    pub(crate) fn parts(&self, manager: Channel) -> Parts {
+        Parts { transport: Arc::clone(&self.transport), manager, launcher: launcher() }
     }
 
     /// As [`Self::agent`], with parts and a runtime of its own, as in a process of its own.

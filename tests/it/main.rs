@@ -4,13 +4,16 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod broker;
+mod choose;
 mod clients;
 mod delete;
 mod delete_steps;
 mod dev;
 mod entity;
+mod facts;
 mod files;
 mod fleet;
+mod games;
 mod gate;
 mod hostile;
 mod interrupted;
@@ -23,6 +26,8 @@ mod procs;
 mod recipes;
 mod rpc;
 mod sdk;
+mod service;
 mod shown;
 mod tours;
 mod typed;
+mod upgrade;

@@ -56,7 +56,11 @@ impl Local {
             22_399 + 400 * number,
         );
         let config = Config::from_toml(Path::new("agent.toml"), &toml).unwrap();
-        let parts = Parts { transport: Arc::clone(&site.transport), manager: site.channel.clone() };
+        let parts = Parts {
+            transport: Arc::clone(&site.transport),
+            manager: site.channel.clone(),
+            launcher: Vec::new(),
+        };
         let stop = CancellationToken::new();
         let (handle, living) = goperation_agent::start(config, parts, stop.clone()).await.unwrap();
         poll_until(SOON, "the agent consumes", async || handle.is_connected()).await;

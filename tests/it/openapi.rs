@@ -45,6 +45,12 @@ async fn populate(address: &str) {
             ..CreateEntityRequest::default()
         };
         entities.create_entity(create).await.unwrap();
+        let clock = CreateEntityRequest {
+            endpoint: "clock".to_owned(),
+            agent_id: id,
+            ..CreateEntityRequest::default()
+        };
+        entities.create_entity(clock).await.unwrap();
     }
     let cache = Cache { key: "schemathesis".to_owned(), ..Cache::default() };
     caches.create_cache(CreateCacheRequest { cache: Some(cache) }).await.unwrap();

@@ -21,7 +21,7 @@ use goperation_bridge::{
     Address, Bridge, BridgeConfig, QueueName, Transport,
     rabbit::{Rabbit, RabbitConfig},
 };
-use goperation_harness::{GopOutput, GopProcess, RabbitNode, free_port, gop_output};
+use goperation_harness::{GopOutput, GopProcess, RabbitNode, free_port, gop, gop_output};
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::{Request, transport::Channel};
@@ -148,7 +148,14 @@ impl Site {
             self.broker,
         );
         fs::write(&config, text).unwrap();
-        AgentProcess { host: host.to_owned(), config, process: None, id: 0 }
+        AgentProcess {
+            host: host.to_owned(),
+            config,
+            program: gop(),
+            env: Vec::new(),
+            process: None,
+            id: 0,
+        }
     }
 
     /// The ways to everybody, for who goes on while the manager is killed.
@@ -267,6 +274,10 @@ fn address(host: &str) -> Address {
 pub(crate) struct AgentProcess {
     pub(crate) host: String,
     config: PathBuf,
+    /// What it is started from.
+    pub(crate) program: PathBuf,
+    /// What is added to its environment.
+    pub(crate) env: Vec<(&'static str, String)>,
     process: Option<GopProcess>,
     /// Its number at the last start.
     pub(crate) id: i32,
@@ -285,7 +296,9 @@ impl AgentProcess {
     /// As [`Self::start`]; the text says how it ended when it did.
     pub(crate) async fn try_start(&mut self) -> Result<(), String> {
         self.process = None;
-        let process = GopProcess::try_spawn(self.args(), &[]).await.map_err(|e| e.to_string())?;
+        let env: Vec<_> = self.env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let process = GopProcess::try_spawn_program(&self.program, self.args(), &env).await;
+        let process = process.map_err(|e| e.to_string())?;
         let line = process.ready_line();
         let id = line.split_whitespace().find_map(|word| word.strip_prefix("agent="));
         self.id = id.and_then(|id| id.parse().ok()).unwrap_or_else(|| panic!("{line}"));

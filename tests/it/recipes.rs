@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use goperation_harness::grpcurl;
+use goperation_harness::{gop, grpcurl};
 use serde_json::{Deserializer, Value};
 use tokio::process::Command;
 
@@ -19,6 +19,8 @@ const WRITTEN: &str = "127.0.0.1:7999";
 const ANY: &str = "…";
 const WITHIN: Duration = Duration::from_secs(60);
 const TOOLS: [&str; 4] = ["curl", "grpcurl", "python", "ts"];
+/// A tool that a page may have beside them.
+const GOP: &str = "gop";
 
 macro_rules! pages {
     ($($page:ident)*) => {
@@ -42,7 +44,7 @@ macro_rules! pages {
     };
 }
 
-pages! { agents bridge caches endpoints entities ports queues }
+pages! { agents bridge caches endpoints entities ports processes queues }
 
 /// A fenced block.
 struct Block {
@@ -119,15 +121,18 @@ impl Page<'_> {
     async fn console(&mut self, block: &Block) {
         let shown = commands(block.lines.iter().map(String::as_str));
         assert!(!shown.is_empty(), "{}.md:{}: no command", self.name, block.line);
-        let mut path = vec![grpcurl().parent().unwrap().to_owned()];
+        let mut path = [grpcurl(), gop()].map(|tool| tool.parent().unwrap().to_owned()).to_vec();
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         for shown in shown {
             let first = shown.command.split_whitespace().next().unwrap_or_default();
-            let tool = TOOLS.into_iter().find(|tool| *tool == first);
-            self.tools.insert(tool.unwrap_or_else(|| panic!("{first} is not a tool")));
+            match TOOLS.into_iter().find(|tool| *tool == first) {
+                Some(tool) => drop(self.tools.insert(tool)),
+                None => assert_eq!(first, GOP, "{first} is not a tool"),
+            }
             let mut sh = Command::new("sh");
             sh.args(["-c", &format!("exec 2>&1\n{}", self.here(&shown.command))])
                 .env("PATH", std::env::join_paths(&path).unwrap())
+                .env("GOP_SERVER", format!("http://{}", self.address))
                 .kill_on_drop(true);
             let (status, printed) = run(sh, WITHIN).await;
             let fails = shown.output.first().is_some_and(|line| line == "ERROR:");
@@ -174,7 +179,7 @@ impl Page<'_> {
 
 /// Whether the printed is what is shown: JSON by the fields that are shown, anything else by its
 /// lines.
-fn matches(shown: &str, printed: &str) -> Result<(), String> {
+pub(crate) fn matches(shown: &str, printed: &str) -> Result<(), String> {
     let json = |text: &str| -> Option<Vec<Value>> {
         let values =
             Deserializer::from_str(text).into_iter().collect::<Result<Vec<_>, _>>().ok()?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// A command with what the page shows of its output.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shown {
     pub(crate) command: String,
     pub(crate) output: Vec<String>,
@@ -55,6 +55,21 @@ pub(crate) fn blurred(line: &str) -> String {
             *word = "…";
         }
     }
+    // What a process is and uses.
+    for i in 1..words.len() {
+        if words[i - 1] == "pid" && words[i].parse::<u32>().is_ok() {
+            words[i] = "…";
+        }
+        // Beside the address that it has bound.
+        if words[i - 1].starts_with("127.0.0.1") && words[i].parse::<u32>().is_ok() {
+            words[i] = "…";
+        }
+    }
     let line = words.join(" ");
-    if line.starts_with("\"pid\":") { "\"pid\": …".to_owned() } else { line }
+    for field in ["\"pid\":", "pid:", "uptime:", "cpu:", "memory:", "processes:"] {
+        if line.starts_with(field) {
+            return format!("{field} …");
+        }
+    }
+    line
 }

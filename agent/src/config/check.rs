@@ -1,9 +1,12 @@
 //! Checks of single fields: each gives the checked value, or an error at the field's place.
 
 use std::{
-    env, fs, io,
+    env,
+    fs::{self, DirBuilder},
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     ops::Range,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process,
 };
@@ -13,6 +16,7 @@ use rustix::fs::{Access, access};
 use toml::Spanned;
 use tonic::codegen::http::Uri;
 
+use super::Driver;
 use crate::{ports::PortRanges, token::TOKEN};
 
 /// The text that is checked, to find places in.
@@ -130,14 +134,23 @@ pub fn local_address(manager: &str) -> IpAddr {
 pub(super) fn method_name(
     source: &Source<'_>,
     key: &Spanned<String>,
+    driver: Driver,
 ) -> Result<MethodName, ConfigError> {
     let name = MethodName::parse("method", key.get_ref())
         .map_err(|error| source.refused(Some(key.span()), error))?;
     if name.as_str() == TOKEN {
         return Err(source.bad(key.span(), "is the agent's own"));
     }
+    let verbs = ["start", "stop", "restart", "kill"];
+    if driver == Driver::Process
+        && verbs.contains(&name.as_str().strip_suffix("_entity").unwrap_or(name.as_str()))
+    {
+        return Err(source.bad(key.span(), "is the work of the driver process"));
+    }
     match name.as_str().strip_suffix("_entity") {
-        Some(short @ ("create" | "delete" | "status")) => {
+        Some(short)
+            if verbs.contains(&short) || ["create", "delete", "status"].contains(&short) =>
+        {
             Err(source.bad(key.span(), format!("is the agent's own: name it {short}")))
         }
         _ => Ok(name),
@@ -169,6 +182,16 @@ pub(super) fn program(
     command: &Spanned<Vec<Spanned<String>>>,
     path: Option<&str>,
 ) -> Result<Vec<String>, ConfigError> {
+    find_program(source, command, path)?;
+    Ok(command.get_ref().iter().map(|argument| argument.get_ref().clone()).collect())
+}
+
+/// Where the program of a command is: at its absolute path, or in `path`.
+pub(super) fn find_program(
+    source: &Source<'_>,
+    command: &Spanned<Vec<Spanned<String>>>,
+    path: Option<&str>,
+) -> Result<PathBuf, ConfigError> {
     let Some(first) = command.get_ref().first() else {
         return Err(source.bad(command.span(), "must name a program"));
     };
@@ -179,19 +202,19 @@ pub(super) fn program(
     }
     let name = first.get_ref();
     let found = if name.starts_with('/') {
-        runnable(Path::new(name)).map_err(|error| format!("{name} cannot be run: {error}"))
+        runnable(Path::new(name))
+            .map(|()| name.into())
+            .map_err(|error| format!("{name} cannot be run: {error}"))
     } else if name.is_empty() || name.contains('/') {
         Err(format!("`{name}` must be an absolute path, or a name to look for in PATH"))
     } else {
         let path = path.map(Into::into).or_else(|| env::var_os("PATH")).unwrap_or_default();
-        if env::split_paths(&path).any(|dir| runnable(&dir.join(name)).is_ok()) {
-            Ok(())
-        } else {
-            Err(format!("{name} is not in PATH; give its absolute path"))
-        }
+        env::split_paths(&path)
+            .map(|dir| dir.join(name))
+            .find(|program| runnable(program).is_ok())
+            .ok_or_else(|| format!("{name} is not in PATH; give its absolute path"))
     };
-    found.map_err(|message| source.bad(first.span(), message))?;
-    Ok(command.get_ref().iter().map(|argument| argument.get_ref().clone()).collect())
+    found.map_err(|message| source.bad(first.span(), message))
 }
 
 fn runnable(path: &Path) -> io::Result<()> {
@@ -216,12 +239,13 @@ pub(super) fn port_ranges(
     })
 }
 
-/// A folder that can be written, as an absolute path; it is made when it is missing.
+/// A folder that can be written, as an absolute path; it is made, with that mode, when it is missing.
 pub(super) fn folder(
     source: &Source<'_>,
     field: &str,
     span: Range<usize>,
     path: &Path,
+    mode: u32,
 ) -> Result<PathBuf, ConfigError> {
     let refuse = |error: io::Error| ConfigError {
         field: field.to_owned(),
@@ -229,7 +253,7 @@ pub(super) fn folder(
     };
     let path = std::path::absolute(path).map_err(refuse)?;
     let probe = path.join(format!(".gop-probe-{}", process::id()));
-    fs::create_dir_all(&path)
+    make(&path, mode)
         // Only writing tells: permissions say nothing of a read-only or full file system.
         .and_then(|()| fs::write(&probe, b"probe"))
         .and_then(|()| fs::remove_file(&probe))
@@ -238,4 +262,15 @@ pub(super) fn folder(
             refuse(error)
         })?;
     Ok(path)
+}
+
+/// The mode is that of the folder itself, when it is new.
+fn make(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }

@@ -18,12 +18,18 @@ use serde::{Deserialize, Deserializer, de};
 use toml::Spanned;
 
 use super::{
-    Config, Driver, EndpointConfig, MethodSpec, Package,
+    Anew, Config, Driver, EndpointConfig, MethodSpec, Package, Strays,
     check::{self, Source},
+    metadata::{self, RawMetadata},
+    process::{self, raw::RawProcess},
 };
 
 const MANAGER: &str = "http://127.0.0.1:7999";
 const MAX_OUTPUT: usize = 1 << 20;
+/// Mode of a new work folder.
+const SHARED: u32 = 0o755;
+/// Mode of a new data folder: the store in it has the agent's secret, and games may run as others.
+const PRIVATE: u32 = 0o700;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +67,10 @@ struct Raw {
     #[serde(default)]
     package: RawPackage,
     #[serde(default)]
+    metadata: RawMetadata,
+    #[serde(default)]
+    strays: RawStrays,
+    #[serde(default)]
     endpoints: BTreeMap<Spanned<String>, RawEndpoint>,
 }
 
@@ -73,17 +83,35 @@ enum RawDurability {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawStrays {
+    #[default]
+    Report,
+    Kill,
+}
+
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawPackage {
     command: Option<Spanned<Vec<Spanned<String>>>>,
     timeout: Option<Span>,
+    #[serde(default)]
+    restart: RawAnew,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum RawAnew {
+    #[default]
+    Exec,
+    Exit,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawEndpoint {
-    #[serde(default)]
-    driver: RawDriver,
+    driver: Option<Spanned<RawDriver>>,
+    process: Option<Spanned<RawProcess>>,
     #[serde(default)]
     methods: BTreeMap<Spanned<String>, RawMethod>,
     #[serde(default)]
@@ -92,11 +120,11 @@ struct RawEndpoint {
     max_entities: NonZeroUsize,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum RawDriver {
-    #[default]
     Script,
+    Process,
 }
 
 #[derive(Deserialize)]
@@ -112,12 +140,12 @@ struct RawMethod {
 }
 
 /// A duration above zero with its unit: `"500ms"`, `"30s"`, `"5m"`.
-struct Span(Duration);
+pub(super) struct Span(pub(super) Duration);
 
 impl Span {
     const MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
-    fn seconds<const N: u64>() -> Self {
+    pub(super) fn seconds<const N: u64>() -> Self {
         Self(Duration::from_secs(N))
     }
 
@@ -179,13 +207,25 @@ pub(super) fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
     if let Some(Err(error)) = raw.broker.as_ref().map(RabbitConfig::check) {
         return Err(source.refused_in("broker", error));
     }
+    let ports_ranges = check::port_ranges(&source, &raw.ports_ranges)?;
+    let with_ports = |endpoint: &EndpointConfig| {
+        endpoint.process.as_ref().is_some_and(|process| !process.ports.is_empty())
+    };
+    if ports_ranges.count() == 0
+        && let Some((name, _)) = endpoints.iter().find(|(_, endpoint)| with_ports(endpoint))
+    {
+        let message = "no port can be had for it: set ports_ranges";
+        let field = format!("endpoints.{name}.process.ports");
+        return Err(ConfigError::in_field(file, text, field, message));
+    }
     let package = read_package(&source, raw.package)?;
+    let metadata = metadata::read(&source, raw.metadata)?;
     let config = Config {
         host: check::host(&source, raw.host.as_ref())?,
         agent_type,
         address: check::address(&source, raw.address.as_ref(), &manager)?,
         manager,
-        ports_ranges: check::port_ranges(&source, &raw.ports_ranges)?,
+        ports_ranges,
         durability: match raw.durability {
             RawDurability::Crash => Durability::Crash,
             RawDurability::Power => Durability::Power,
@@ -201,13 +241,24 @@ pub(super) fn read(file: &Path, text: &str) -> Result<Config, ConfigError> {
         max_entity_locks: raw.max_entity_locks.get(),
         broker: raw.broker,
         package,
+        metadata,
+        strays: match raw.strays {
+            RawStrays::Report => Strays::Report,
+            RawStrays::Kill => Strays::Kill,
+        },
         endpoints,
-        work_dir: check::folder(&source, "work_dir", raw.work_dir.span(), raw.work_dir.get_ref())?,
+        work_dir: check::folder(
+            &source,
+            "work_dir",
+            raw.work_dir.span(),
+            raw.work_dir.get_ref(),
+            SHARED,
+        )?,
         data_dir: match &raw.data_dir {
-            Some(dir) => check::folder(&source, "data_dir", dir.span(), dir.get_ref())?,
+            Some(dir) => check::folder(&source, "data_dir", dir.span(), dir.get_ref(), PRIVATE)?,
             None => {
                 let dir = raw.work_dir.get_ref().join(".gop");
-                check::folder(&source, "data_dir", raw.work_dir.span(), &dir)?
+                check::folder(&source, "data_dir", raw.work_dir.span(), &dir, PRIVATE)?
             }
         },
     };
@@ -223,6 +274,10 @@ fn read_package(source: &Source<'_>, package: RawPackage) -> Result<Package, Con
             None => default.command,
         },
         timeout: package.timeout.map_or(default.timeout, |span| span.0),
+        restart: match package.restart {
+            RawAnew::Exec => Anew::Exec,
+            RawAnew::Exit => Anew::Exit,
+        },
     })
 }
 
@@ -235,19 +290,25 @@ fn read_endpoint(
         check::variable(source, &key, &value)?;
         env.insert(key.into_inner(), value.into_inner());
     }
+    let (driver, process) = match (endpoint.driver, endpoint.process) {
+        (Some(driver), process) if matches!(driver.get_ref(), RawDriver::Process) => {
+            let Some(process) = process else {
+                return Err(source.bad(driver.span(), "needs the table process"));
+            };
+            (Driver::Process, Some(process::read(source, process.into_inner(), &env)?))
+        }
+        (_, Some(process)) => {
+            return Err(source.bad(process.span(), "is for driver = \"process\""));
+        }
+        (_, None) => (Driver::Script, None),
+    };
     let path = env.get("PATH").map(String::as_str);
     let mut methods = BTreeMap::new();
     for (key, method) in endpoint.methods {
-        let name = check::method_name(source, &key)?;
+        let name = check::method_name(source, &key, driver)?;
         methods.insert(name.clone(), read_method(source, &name, method, path)?);
     }
-    let RawDriver::Script = endpoint.driver;
-    Ok(EndpointConfig {
-        driver: Driver::Script,
-        methods,
-        env,
-        max_entities: endpoint.max_entities.get(),
-    })
+    Ok(EndpointConfig { driver, process, methods, env, max_entities: endpoint.max_entities.get() })
 }
 
 fn read_method(

@@ -1,8 +1,8 @@
 //! A child process as the leader of a process group of its own.
 //!
 //! Invariant: the leader is not reaped before the group is done with, so the group's number cannot
-//! belong to anyone else while it may be killed. A group that is dropped is killed; the runtime
-//! reaps what is left.
+//! belong to anyone else while it may be killed. A group that is dropped is killed, unless it is to
+//! outlive this process; the runtime reaps what is left.
 
 use std::{ffi::OsString, io, process::ExitStatus, sync::Once, time::Duration};
 
@@ -29,6 +29,7 @@ pub(crate) struct Group {
     children: unix::Signal,
     record: Option<RunRecord>,
     reaped: bool,
+    spared: bool,
 }
 
 impl Group {
@@ -48,7 +49,14 @@ impl Group {
                 .and_then(|id| i32::try_from(id).ok())
                 .and_then(Pid::from_raw)
                 .ok_or_else(|| io::Error::other("the child has no pid"))?;
-            Ok(Self { child, leader, children, record: record(leader), reaped: false })
+            Ok(Self {
+                child,
+                leader,
+                children,
+                record: record(leader),
+                reaped: false,
+                spared: false,
+            })
         })
         .await
         .map_err(io::Error::other)?
@@ -89,6 +97,11 @@ impl Group {
         }
     }
 
+    /// From now on only [`Group::kill`] kills it: dropped, it is left to go on.
+    pub(crate) fn spare(&mut self) {
+        self.spared = true;
+    }
+
     /// Reaps a leader that has ended or was killed. From then on the group is left alone.
     ///
     /// # Errors
@@ -102,7 +115,9 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.kill();
+        if !self.spared {
+            self.kill();
+        }
     }
 }
 

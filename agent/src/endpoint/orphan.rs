@@ -50,6 +50,12 @@ pub fn group_alive(run: &RunRecord) -> bool {
     leader(run).is_some()
 }
 
+/// Whether the recorded process runs: one that is dead and not reaped does not. It blocks as
+/// [`group_alive`] does.
+pub(crate) fn leader_runs(run: &RunRecord) -> bool {
+    leader(run).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
 /// Kills the recorded process with its whole group and waits until they are gone. Nothing is
 /// killed when the process has ended, whoever has its pid now. Says whether something was killed.
 pub async fn kill_orphan(run: &RunRecord) -> bool {

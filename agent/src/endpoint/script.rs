@@ -136,7 +136,7 @@ impl Endpoint {
 }
 
 /// `GOP_PORT_<NAME>` in capitals; a port without a name goes by its place, counted from 1.
-fn port_variable(index: usize, name: &str) -> String {
+pub(crate) fn port_variable(index: usize, name: &str) -> String {
     let capital = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
     if name.is_empty() {
         format!("GOP_PORT_{}", index + 1)

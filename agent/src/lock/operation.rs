@@ -56,6 +56,8 @@ operations! {
     FreePorts = "free_ports", 2;
     /// An entity's record is deleted.
     DeleteEntity = "delete_entity", 2;
+    /// What an entity's process does, or is wished to do, is noted.
+    Process = "process", 2;
     /// Ports are reserved.
     FrozenPort = "frozen_port", 3;
     /// An entity's record is made or changed.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     ports::PortRanges,
-    state::{EntityKey, EntityPhase, scan_all},
+    state::{EntityKey, EntityPhase, Upgrade, scan_all},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -87,7 +87,7 @@ async fn what_sets_a_status_is_refused_below_softbusy() {
         agent.refuses(refused, core.pause(Pause::Operator)).await;
         agent.refuses(refused, core.pause(Pause::Bound)).await;
         agent.refuses(refused, core.resume(Pause::Operator)).await;
-        agent.refuses(refused, core.begin_upgrade()).await;
+        agent.refuses(refused, core.begin_upgrade(Upgrade::default())).await;
         agent.refuses(Reason::AgentNotActive, core.is_active()).await;
         agent
             .refuses(

@@ -7,13 +7,14 @@ use goperation::{AgentStatus, EndpointName, Error, MessageId, Reason, Result, Se
 use goperation_store::{Row, Scan, Store, Txn, Write};
 use prost::Message;
 
-use super::{EntityKey, EntityPhase, Pause, Precommit, State, Transition};
+use super::{EntityKey, EntityPhase, Pause, Precommit, State, Transition, upgrade};
 use crate::{
     ports::{PortRanges, PortTable, Protocol, Reserved},
+    process::ProcessRow,
     token::EntityToken,
 };
 
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 const AGENT_ID: &[u8] = b"s/agent-id";
 const STATUS: &[u8] = b"s/status";
@@ -23,6 +24,7 @@ const ENTITY: &[u8] = b"s/entity/";
 const PORT: &[u8] = b"s/port/";
 const TRANSITION: &[u8] = b"s/transition/";
 const TOKEN: &[u8] = b"s/token/";
+const PROCESS: &[u8] = b"s/process/";
 
 #[derive(Clone, PartialEq, Message)]
 struct Number {
@@ -117,7 +119,7 @@ struct TokenRow {
     used_by: String,
 }
 
-fn put(txn: &mut Txn, key: Vec<u8>, row: &impl Message) {
+pub(super) fn put(txn: &mut Txn, key: Vec<u8>, row: &impl Message) {
     txn.writes.push(Write::Put(key, row.encode_to_vec()));
 }
 
@@ -199,6 +201,26 @@ pub(super) fn delete_token(txn: &mut Txn, key: &EntityKey) {
     delete(txn, token_key(key));
 }
 
+fn process_key(key: &EntityKey) -> Vec<u8> {
+    [PROCESS, key.endpoint.as_str().as_bytes(), b"/", &key.number.to_be_bytes()].concat()
+}
+
+/// Names the row, and gives it back as it was written.
+pub(super) fn put_process(txn: &mut Txn, key: &EntityKey, row: ProcessRow) -> ProcessRow {
+    let row = ProcessRow {
+        version: VERSION,
+        endpoint: key.endpoint.to_string(),
+        number: key.number,
+        ..row
+    };
+    put(txn, process_key(key), &row);
+    row
+}
+
+pub(super) fn delete_process(txn: &mut Txn, key: &EntityKey) {
+    delete(txn, process_key(key));
+}
+
 fn port_key(protocol: Protocol, port: u16) -> Vec<u8> {
     [PORT, protocol.name().as_bytes(), b"/", &port.to_be_bytes()].concat()
 }
@@ -265,7 +287,11 @@ fn unreadable(key: &[u8], why: impl std::fmt::Display) -> Error {
     )
 }
 
-fn read<T: Message + Default>(key: &[u8], value: &[u8], version: fn(&T) -> u32) -> Result<T> {
+pub(super) fn read<T: Message + Default>(
+    key: &[u8],
+    value: &[u8],
+    version: fn(&T) -> u32,
+) -> Result<T> {
     let row = T::decode(value).map_err(|e| unreadable(key, e))?;
     match version(&row) {
         VERSION => Ok(row),
@@ -290,6 +316,8 @@ pub(super) fn load(ranges: PortRanges, rows: &[Row]) -> Result<State> {
             state.generation = number()?;
         } else if key == REPORTED {
             reported = number()?;
+        } else if key == upgrade::KEY {
+            upgrade::load(&mut state, key, value)?;
         } else if key == STATUS {
             load_status(&mut state, key, value)?;
         } else if key.starts_with(ENTITY) {
@@ -298,6 +326,8 @@ pub(super) fn load(ranges: PortRanges, rows: &[Row]) -> Result<State> {
             load_port(&mut state, key, value)?;
         } else if key.starts_with(TOKEN) {
             load_token(&mut state, key, value)?;
+        } else if key.starts_with(PROCESS) {
+            load_process(&mut state, key, value)?;
         } else if key.starts_with(TRANSITION) {
             let transition = load_transition(key, value)?;
             state.next_transition = transition.sequence + 1;
@@ -351,6 +381,14 @@ fn load_token(state: &mut State, key: &[u8], value: &[u8]) -> Result<()> {
     };
     let token = EntityToken { token: row.token, expires: row.expires, used_by };
     state.tokens.insert(EntityKey { endpoint, number: row.number }, token);
+    Ok(())
+}
+
+fn load_process(state: &mut State, key: &[u8], value: &[u8]) -> Result<()> {
+    let row: ProcessRow = read(key, value, |row: &ProcessRow| row.version)?;
+    let endpoint =
+        EndpointName::parse("endpoint", &row.endpoint).map_err(|e| unreadable(key, e))?;
+    state.processes.insert(EntityKey { endpoint, number: row.number }, row);
     Ok(())
 }
 

@@ -19,7 +19,7 @@ mod upgrade;
 use std::{path::Path, time::Duration};
 
 use goperation::{AgentStatus, Error, JsonObject, Reason, v1};
-use goperation_agent::{Config, Exit, Parts};
+use goperation_agent::{Config, Exit};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -75,10 +75,7 @@ async fn end_of(fleet: &Fleet, host: &str, toml: &str) -> Exit {
     let work_dir = fleet.path().join(host);
     let text = format!("work_dir = {work_dir:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n{toml}");
     let config = Config::from_toml(Path::new("test.toml"), &text).unwrap();
-    let parts = Parts {
-        transport: std::sync::Arc::clone(&fleet.transport),
-        manager: fleet.channel.clone(),
-    };
+    let parts = fleet.parts(fleet.channel.clone());
     let run = goperation_agent::run(config, parts, CancellationToken::new());
     tokio::time::timeout(SOON, run).await.expect("it ends by itself").unwrap()
 }

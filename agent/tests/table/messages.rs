@@ -36,8 +36,7 @@ async fn what_was_claimed_and_not_begun_is_not_lost() {
     let ledger = Ledger::create();
     let toml = note(&fleet, &ledger);
     let relay = TcpRelay::start(fleet.address()).await;
-    let relayed =
-        || Parts { transport: Arc::clone(&fleet.transport), manager: connection(relay.addr()) };
+    let relayed = || fleet.parts(connection(relay.addr()));
     let here = runtime::Handle::current();
     let agent = fleet.agent_on("h1", &toml, relayed(), &here).await;
     fleet.activate(&agent).await;
@@ -129,7 +128,10 @@ async fn what_cannot_be_sent_again_does_not_spin() {
     let toml = note(&fleet, &ledger);
     let refuses = AtomicBool::new(true);
     let transport = Arc::new(NoRetry { behind: Arc::clone(&fleet.transport), refuses });
-    let parts = Parts { transport: transport.clone(), manager: fleet.channel.clone() };
+    let parts = goperation_agent::Parts {
+        transport: transport.clone(),
+        ..fleet.parts(fleet.channel.clone())
+    };
     let agent = fleet.agent_on("h1", &toml, parts, &runtime::Handle::current()).await;
     fleet.activate(&agent).await;
     agent.handle.force_status(AgentStatus::HardBusy, "test").await.unwrap();

@@ -101,6 +101,27 @@ async fn an_agent_busy_to_the_end_is_said_in_time() {
 }
 
 #[tokio::test]
+async fn an_agent_busy_until_the_finish_time_is_not_waited_for_longer() {
+    let bed = bed().await;
+    bed.known(&["game"]).await;
+    let mut agent = bed.agent().await;
+    let playing = tokio::spawn(async move {
+        loop {
+            let call = agent.message().await;
+            agent.busy(&call).await;
+        }
+    });
+    let finish = Some(goperation::to_timestamp(goperation::now_millis() + 2000));
+    let start = Instant::now();
+    let call = goperation::v1::CallRequest { finish_time: finish, ..call(Duration::from_secs(60)) };
+    let error = failure(bed.client().call(call).await);
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert_eq!(error.reason, Reason::AgentBusy);
+    playing.abort();
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn an_absent_agent_is_offline_and_an_unknown_one_not_found_at_once() {
     let bed = bed().await;
     let start = Instant::now();

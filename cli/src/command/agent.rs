@@ -1,4 +1,4 @@
-//! `gop agent ls|show|reserve|activate|pause|resume|delete|clean`.
+//! `gop agent ls|show|facts|reserve|activate|pause|resume|upgrade|delete|clean`.
 
 use goperation::v1::{
     ActivateAgentRequest, Agent, AgentState, CleanAgentRequest, CreateAgentRequest,
@@ -6,6 +6,7 @@ use goperation::v1::{
     ShowAgentRequest,
 };
 
+use super::{facts, upgrade};
 use crate::{
     args::AgentCommand,
     client::{Client, PAGE, all_pages},
@@ -23,6 +24,7 @@ pub(crate) async fn run(
     match command {
         AgentCommand::Ls { filter, all } => list(client, output, filter, all).await,
         AgentCommand::Show(agent) => one(client, output, agent.id).await,
+        AgentCommand::Facts(args) => facts::run(client, output, args).await,
         AgentCommand::Reserve { host, agent_type, endpoints, ports_ranges, address } => {
             let message = CreateAgentRequest {
                 r#type: agent_type,
@@ -55,6 +57,7 @@ pub(crate) async fn run(
             let answer = known(answer, agent.id)?;
             output.answer(&answer, |a| rows(a.agent.as_slice()))
         }
+        AgentCommand::Upgrade(args) => upgrade::run(client, output, args).await,
         AgentCommand::Delete { agent, force } => {
             let message = DeleteAgentRequest { id: agent.id, force, ..Default::default() };
             let answer = client.agents().delete_agent(client.request(message)).await;
@@ -107,7 +110,10 @@ async fn one(client: &Client, output: Output, id: i32) -> Result<(), Error> {
     output.answer(&answer, |a| a.agent.as_ref().map(details).unwrap_or_default())
 }
 
-fn known<T>(answer: Result<tonic::Response<T>, tonic::Status>, id: i32) -> Result<T, Error> {
+pub(super) fn known<T>(
+    answer: Result<tonic::Response<T>, tonic::Status>,
+    id: i32,
+) -> Result<T, Error> {
     match answer {
         Ok(answer) => Ok(answer.into_inner()),
         Err(status) => Err(Error::from(status).about(&Subject::agent(id))),
@@ -164,6 +170,9 @@ fn details(a: &Agent) -> String {
                 now.load1, now.memory_free_mib, now.disk_free_mib, now.processes
             ),
         ));
+    }
+    if let Some(last) = &a.upgrade {
+        lines.push(("upgrade", upgrade::summary(last)));
     }
     lines.push(("reported", time(a.report_time.as_ref())));
     lines.push(("metadata", labels(&facts.metadata)));

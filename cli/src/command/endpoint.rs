@@ -1,6 +1,6 @@
-//! `gop endpoint ls`.
+//! `gop endpoint ls|choose`.
 
-use goperation::v1::IndexEndpointsRequest;
+use goperation::v1::{Candidate, ChooseRequest, IndexEndpointsRequest, LeftOut};
 
 use crate::{
     args::EndpointCommand,
@@ -16,7 +16,21 @@ pub(crate) async fn run(
     output: Output,
     command: EndpointCommand,
 ) -> Result<(), Error> {
-    let EndpointCommand::Ls { agent } = command;
+    match command {
+        EndpointCommand::Ls { agent } => list(client, output, agent).await,
+        EndpointCommand::Choose { endpoint, choice, limit, explain } => {
+            let request = ChooseRequest {
+                name: endpoint,
+                includes: choice.includes,
+                weighters: choice.weighers,
+                limit: limit.unwrap_or_default(),
+            };
+            choose(client, output, request, explain).await
+        }
+    }
+}
+
+async fn list(client: &Client, output: Output, agent: Option<i32>) -> Result<(), Error> {
     let answer = all_pages(|page_token| {
         let request = client.request(IndexEndpointsRequest {
             page_size: PAGE,
@@ -43,4 +57,60 @@ pub(crate) async fn run(
             }),
         )
     })
+}
+
+async fn choose(
+    client: &Client,
+    output: Output,
+    request: ChooseRequest,
+    explain: bool,
+) -> Result<(), Error> {
+    let subject = Subject { endpoint: Some(request.name.clone()), ..Subject::default() };
+    let answer = client
+        .endpoints()
+        .choose(client.request(request))
+        .await
+        .map_err(|e| Error::from(e).about(&subject))?
+        .into_inner();
+    output.answer(&answer, |a| {
+        let mut text = candidates(&a.candidates);
+        if explain && !a.left_out.is_empty() {
+            text += "\n";
+            text += &left_out(&a.left_out);
+        } else if a.candidates.is_empty() {
+            text += "no agent suits; --explain says why\n";
+        }
+        text
+    })
+}
+
+/// Agents that suit, best first.
+pub(super) fn candidates(candidates: &[Candidate]) -> String {
+    table(
+        ["AGENT", "HOST", "ENTITIES", "WEIGHTS"],
+        candidates.iter().map(|c| {
+            [
+                c.agent_id.to_string(),
+                c.host.clone(),
+                c.entities.to_string(),
+                or_dash(c.weights.join(",")),
+            ]
+        }),
+    )
+}
+
+/// Why an agent was left out, or refused.
+pub(super) fn why(left: &LeftOut) -> String {
+    if left.reason.is_empty() {
+        left.why.clone()
+    } else {
+        format!("{} ({})", left.why, left.reason)
+    }
+}
+
+fn left_out(left: &[LeftOut]) -> String {
+    table(
+        ["LEFT OUT", "HOST", "WHY"],
+        left.iter().map(|l| [l.agent_id.to_string(), l.host.clone(), or_dash(why(l))]),
+    )
 }

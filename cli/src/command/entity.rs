@@ -1,15 +1,23 @@
-//! `gop entity ls|show|create|status|delete`.
+//! `gop entity ls|show|create|delete`; what is about processes is below.
+
+mod process;
+mod status;
 
 use goperation::v1::{
     CreateEntityRequest, DeleteEntityRequest, Entity, IndexEntitiesRequest, ShowEntityRequest,
-    ShowEntityResponse, StatusEntityRequest,
+    ShowEntityResponse,
 };
 use tonic::{Response, Status};
+
+use self::process::Verb;
 
 use crate::{
     args::{Arguments, EntityCommand},
     client::{Client, PAGE, all_pages},
-    command::port,
+    command::{
+        endpoint::{candidates, why},
+        port,
+    },
     error::Error,
     hint::Subject,
     output::{Output, fields, labels, or_dash, result, table, time},
@@ -32,27 +40,50 @@ pub(crate) async fn run(
         }
         EntityCommand::Create {
             endpoint,
-            agent,
+            place,
+            choice,
+            dry_run,
             ports,
             count,
             args,
             description,
             labels,
             number,
+            key,
         } => {
             let request = CreateEntityRequest {
                 endpoint,
-                agent_id: agent,
+                agent_id: place.agent.unwrap_or_default(),
                 ports: parse::wishes(ports, count),
                 args: Some(args.to_struct()?),
                 description,
                 labels: labels.into_iter().collect(),
                 number: number.unwrap_or_default(),
+                includes: choice.includes,
+                weighters: choice.weighers,
+                idempotency_key: key,
+                dry: dry_run,
                 finish_time: None,
             };
             create(client, output, request).await
         }
-        EntityCommand::Status(name) => status(client, output, &name.entity()?).await,
+        EntityCommand::Status(name) => status::run(client, output, &name.entity()?).await,
+        EntityCommand::Start(names) => {
+            let verb = Verb::Start;
+            process::run(client, output, &names.entities()?, verb).await
+        }
+        EntityCommand::Stop { entities, stop } => {
+            let verb = Verb::Stop(stop.grace);
+            process::run(client, output, &entities.entities()?, verb).await
+        }
+        EntityCommand::Restart { entities, stop } => {
+            let verb = Verb::Restart(stop.grace);
+            process::run(client, output, &entities.entities()?, verb).await
+        }
+        EntityCommand::Kill(names) => {
+            let verb = Verb::Kill;
+            process::run(client, output, &names.entities()?, verb).await
+        }
         EntityCommand::Delete { entity, args, token } => {
             delete(client, output, &entity.entity()?, &args, token).await
         }
@@ -101,7 +132,7 @@ async fn list(
         async move { entities.index_entities(request).await }
     })
     .await
-    .map_err(|e| e.about(&Subject { agent, endpoint: endpoint.clone(), entity: None }))?;
+    .map_err(|e| e.about(&Subject { agent, endpoint: endpoint.clone(), ..Subject::default() }))?;
     output.answer(&answer, |a| rows(&a.entities))
 }
 
@@ -111,9 +142,9 @@ async fn create(
     message: CreateEntityRequest,
 ) -> Result<(), Error> {
     let subject = Subject {
-        agent: Some(message.agent_id),
+        agent: Some(message.agent_id).filter(|&id| id != 0),
         endpoint: Some(message.endpoint.clone()),
-        entity: None,
+        ..Subject::default()
     };
     let answer = client
         .entities()
@@ -121,14 +152,19 @@ async fn create(
         .await
         .map_err(|e| Error::from(e).about(&subject))?
         .into_inner();
-    output.answer(&answer, |a| rows(a.entity.as_slice()) + &result(a.result.as_ref()))
-}
-
-async fn status(client: &Client, output: Output, entity: &EntityRef) -> Result<(), Error> {
-    let request = StatusEntityRequest { endpoint: entity.endpoint.clone(), number: entity.number };
-    let answer = client.entities().status_entity(client.request(request)).await;
-    let answer = known(answer, entity)?;
-    output.answer(&answer, |a| rows(a.entity.as_slice()) + &result(a.result.as_ref()))
+    output.answer(&answer, |a| {
+        let refused: String = a
+            .refused
+            .iter()
+            .map(|left| {
+                format!("agent {} on {} refused: {}\n", left.agent_id, left.host, why(left))
+            })
+            .collect();
+        match &a.entity {
+            Some(_) => refused + &rows(a.entity.as_slice()) + &result(a.result.as_ref()),
+            None => candidates(&a.candidates),
+        }
+    })
 }
 
 async fn delete(
@@ -154,12 +190,13 @@ async fn delete(
 
 fn rows(entities: &[Entity]) -> String {
     table(
-        ["ENTITY", "AGENT", "STATE", "PORTS", "DESCRIPTION"],
+        ["ENTITY", "AGENT", "STATE", "PROCESS", "PORTS", "DESCRIPTION"],
         entities.iter().map(|e| {
             [
                 format!("{}:{}", e.endpoint, e.number),
                 e.agent_id.to_string(),
                 state(e),
+                process::state(e.process.as_ref()),
                 ports(e),
                 or_dash(e.description.clone()),
             ]
@@ -172,6 +209,7 @@ fn details(e: &Entity) -> String {
         ("entity", format!("{}:{}", e.endpoint, e.number)),
         ("agent", e.agent_id.to_string()),
         ("state", state(e)),
+        ("process", process::state(e.process.as_ref())),
         ("ports", ports(e)),
         ("description", e.description.clone()),
         ("labels", labels(&e.labels)),

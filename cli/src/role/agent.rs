@@ -10,8 +10,8 @@ use std::{
     process::Command,
 };
 
-use goperation::ConfigError;
-use goperation_agent::{Config, Exit, Handle, Parts, RunError};
+use goperation::{AgentStatus, ConfigError};
+use goperation_agent::{Config, Exit, Handle, Parts, RunError, config::Anew};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::{
     fleet::{AGAIN, LOOK, is_online},
+    service,
     setup::{Signals, chain, channel, failed, load, rabbit, say_ready},
 };
 use crate::{error::Error, output::Output};
@@ -33,21 +34,29 @@ pub(crate) async fn run(file: PathBuf) -> Result<(), Error> {
         return Err(Error::Usage(ConfigError::new(&file, "broker", message).to_string()));
     };
     let who = format!("agent {} on {}", config.agent_type, config.host);
+    let anew = config.package.restart;
     let manager = channel(&config.manager)?;
     let signals = Signals::watch()?;
     let transport = rabbit(rabbit_config)?;
-    let parts = Parts { transport: transport.clone(), manager };
+    let launcher = program.as_ref().map_or_else(|_| Vec::new(), |program| launcher(program));
+    let parts = Parts { transport: transport.clone(), manager, launcher };
     let exit = live(config, parts, signals.token().clone()).await;
     transport.close().await;
     match exit? {
         Exit::Stopped => Ok(()),
         Exit::Deleted => Err(deleted(&who)),
+        Exit::Restart if anew == Anew::Exit => Err(Error::Restart(who)),
         Exit::Restart => {
             let program = program
                 .map_err(|e| Error::Failed(format!("the path of this program is unknown: {e}")))?;
             restart(&program)
         }
     }
+}
+
+/// What starts games: this program, run again as their launcher.
+pub(super) fn launcher(gop: &Path) -> Vec<OsString> {
+    vec![gop.into(), "launch".into()]
 }
 
 /// Lives to the end, and says `ready` once the agent is online and consumes.
@@ -57,6 +66,14 @@ async fn live(config: Config, parts: Parts, stop: CancellationToken) -> Result<E
     let (running, mut living) =
         goperation_agent::start(config, parts, stop).await.map_err(run_error)?;
     let ready = async {
+        let mut status = running.watch_status();
+        let works = |status: &AgentStatus| {
+            !matches!(status, AgentStatus::Initializing | AgentStatus::Deleted)
+        };
+        // From here on it looks after what it runs, also while the manager is away.
+        if status.wait_for(works).await.is_ok() {
+            service::ready(&format!("{who}: works, not online yet"));
+        }
         let id = online(&running, &manager).await;
         say_ready(&format!("ready agent={id} {who}"))
     };
@@ -135,6 +152,7 @@ pub(super) fn run_error(error: RunError) -> Error {
 /// Becomes the new program, with the same arguments.
 fn restart(program: &Path) -> Result<(), Error> {
     info!(program = %program.display(), "starting again after the upgrade");
+    service::status("starting again after an upgrade");
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     let error = Command::new(program).args(arguments).exec();
     Err(Error::Failed(format!("cannot start {}: {error}", program.display())))

@@ -18,12 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
-    fleet,
+    fleet, games,
     manager::{Carrier, serve},
     sample,
     setup::{Signals, bind, blocking, broker, check_listen, embedded, load, open_store, rabbit},
 };
 use crate::{args::Dev, error::Error};
+
+/// What of the folder is the agents'.
+const AGENTS: &str = "agents";
 
 /// The folder that keeps everything.
 enum Folder {
@@ -54,6 +57,7 @@ impl Folder {
 
     fn leave(self) {
         if let Self::Temporary(folder) = self {
+            games::end(&folder.path().join(AGENTS));
             let path = folder.path().to_owned();
             if let Err(error) = folder.close() {
                 warn!(path = %path.display(), %error, "the temporary folder is left behind");
@@ -80,7 +84,7 @@ pub(crate) async fn run(args: Dev) -> Result<(), Error> {
     let http = HttpConfig { cors_origins: args.cors_origins, ..HttpConfig::default() };
     let data_dir = args.data_dir;
     let folder = blocking(move || Folder::make(data_dir)).await?;
-    let ran = match configs(folder.path(), given, args.agents).await {
+    let ran = match configs(folder.path(), given, args.agents, !args.no_games).await {
         Ok(agents) => {
             let config = ManagerConfig {
                 listen: address,
@@ -100,13 +104,14 @@ pub(crate) async fn run(args: Dev) -> Result<(), Error> {
     ran
 }
 
-/// The agents: the given one, or `count` with the sample endpoint.
+/// The agents: the given one, or `count` with the endpoints of `gop dev`.
 async fn configs(
     folder: &Path,
     given: Option<AgentConfig>,
     count: u16,
+    games: bool,
 ) -> Result<Vec<AgentConfig>, Error> {
-    let folder = folder.join("agents");
+    let folder = folder.join(AGENTS);
     blocking(move || match given {
         Some(mut config) => {
             // The manager's record is in this folder, so what belongs to it is here too.
@@ -119,7 +124,7 @@ async fn configs(
             }
             Ok(vec![config])
         }
-        None => (1..=count).map(|number| sample::agent(&folder, number)).collect(),
+        None => (1..=count).map(|number| sample::agent(&folder, number, games)).collect(),
     })
     .await
 }

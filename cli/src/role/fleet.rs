@@ -3,7 +3,7 @@
 //! Invariant: agents register one after the other, so that the first has the first number, and
 //! all have ended when [`run`] returns.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{env, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use goperation::v1::{ShowAgentRequest, agent_service_client::AgentServiceClient};
 use goperation_agent::{Config, Exit, Handle, Parts};
@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use super::{
-    agent::{deleted, run_error},
+    agent::{deleted, launcher, run_error},
     setup::{channel, reachable, say_ready},
 };
 use crate::error::Error;
@@ -69,6 +69,13 @@ pub(super) async fn run(
         let mut online = Vec::new();
         for (host, stage) in waiting {
             if wait(&stage, until, async |id| is_online(&manager, id).await).await? {
+                // Without facts no entity is placed on it, and its own report may be minutes away.
+                let running = stage.borrow().clone();
+                if let Stage::Running(agent) = running
+                    && let Err(error) = agent.report().await
+                {
+                    warn!(host, %error, "not reported");
+                }
                 online.push(host);
             }
         }
@@ -105,7 +112,11 @@ async fn keep(
 ) -> Result<(), Error> {
     let who = format!("agent {} on {}", config.agent_type, config.host);
     loop {
-        let parts = Parts { transport: Arc::clone(&transport), manager: manager.clone() };
+        let parts = Parts {
+            transport: Arc::clone(&transport),
+            manager: manager.clone(),
+            launcher: env::current_exe().map_or_else(|_| Vec::new(), |gop| launcher(&gop)),
+        };
         let started = goperation_agent::start(config.clone(), parts, stop.clone()).await;
         let first = matches!(*stage.borrow(), Stage::Starting);
         let ended = match started {

@@ -5,6 +5,8 @@ pub(crate) mod agent;
 pub(crate) mod bridge;
 pub(crate) mod dev;
 mod fleet;
+mod games;
 pub(crate) mod manager;
 mod sample;
+mod service;
 mod setup;

@@ -27,6 +27,7 @@ use tonic_health::pb::{
 };
 use tracing::{info, warn};
 
+use super::service;
 use crate::{error::Error, output};
 
 /// How long a connection to the manager may take.
@@ -34,11 +35,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A manager that does not answer a ping for this long is connected to again.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Waits for SIGINT and SIGTERM for as long as it lives.
+/// Waits for SIGINT and SIGTERM for as long as it lives, and says to a watchdog that it does.
 #[derive(Debug)]
 pub(super) struct Signals {
     stop: CancellationToken,
     watcher: JoinHandle<()>,
+    alive: Option<JoinHandle<()>>,
 }
 
 impl Signals {
@@ -55,9 +57,10 @@ impl Signals {
                 _ = terminate.recv() => "SIGTERM",
             };
             info!(signal = name, "stopping");
+            service::stopping();
             token.cancel();
         });
-        Ok(Self { stop, watcher })
+        Ok(Self { stop, watcher, alive: service::keep_alive() })
     }
 
     /// Cancelled by the first signal.
@@ -69,6 +72,9 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         self.watcher.abort();
+        if let Some(alive) = &self.alive {
+            alive.abort();
+        }
     }
 }
 
@@ -141,8 +147,10 @@ pub(super) fn channel(uri: &str) -> Result<Channel, Error> {
         .connect_lazy())
 }
 
-/// Prints the line beginning with `ready` that a role says once, when it serves.
+/// Prints the line beginning with `ready` that a role says once, when it serves, and tells the
+/// service manager.
 pub(super) fn say_ready(line: &str) -> Result<(), Error> {
+    service::ready(line);
     match output::print(line) {
         // When nobody reads it, the log has it.
         Err(Error::BrokenPipe) | Ok(()) => info!("{line}"),

@@ -26,7 +26,13 @@ impl App {
     /// Does everything until the manager stops.
     pub(crate) async fn chores(&self) {
         let work = async {
-            tokio::join!(self.make_queues(), self.finish_deletes(), self.purge(), self.sweep());
+            tokio::join!(
+                self.make_queues(),
+                self.finish_deletes(),
+                self.purge(),
+                self.sweep(),
+                self.trim(),
+            );
         };
         tokio::select! {
             () = work => {}
@@ -45,7 +51,11 @@ impl App {
     async fn purge(&self) {
         loop {
             let now = now_millis();
-            for result in [self.purge_claims(now).await, self.purge_gone(now).await] {
+            for result in [
+                self.purge_claims(now).await,
+                self.purge_gone(now).await,
+                self.purge_keys(now).await,
+            ] {
                 if let Err(error) = result {
                     tracing::warn!(%error, "failed to remove what is too old");
                 }
@@ -63,9 +73,23 @@ impl App {
         }
     }
 
+    /// Once: the bound of reports changes only with a start.
+    async fn trim(&self) {
+        if let Err(error) = self.trim_reports().await {
+            tracing::warn!(%error, "failed to drop reports over the bound");
+        }
+    }
+
     async fn purge_claims(&self, now: u64) -> Result<()> {
         self.purge_before(keys::CLAIMS_BY_TIME, now, |rest| {
             Some(keys::claim(std::str::from_utf8(rest).ok()?))
+        })
+        .await
+    }
+
+    async fn purge_keys(&self, now: u64) -> Result<()> {
+        self.purge_before(keys::IDEMPOTENCY_BY_TIME, now, |rest| {
+            Some(keys::idempotency(std::str::from_utf8(rest).ok()?))
         })
         .await
     }

@@ -348,6 +348,7 @@ impl App {
             if tx.get::<IdRecord>(identity.clone()).await?.is_some_and(|holder| holder.id == id) {
                 tx.delete(identity);
             }
+            super::reports::forget(&mut tx, id).await?;
             tx.delete(keys::agent(id));
             if tx.commit().await? {
                 return Ok(CleanAgentResponse {});

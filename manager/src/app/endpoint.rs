@@ -58,7 +58,7 @@ pub(super) fn not_on(agent: &AgentRecord, name: &str) -> Error {
     .with("endpoint", name)
 }
 
-fn no_endpoint(name: &str) -> Error {
+pub(super) fn no_endpoint(name: &str) -> Error {
     Error::new(Reason::EndpointNotFound, format!("no agent has the endpoint {name}"))
         .with("endpoint", name)
 }

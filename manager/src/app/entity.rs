@@ -10,7 +10,7 @@ use goperation::{
     },
 };
 
-use super::App;
+use super::{App, process_json};
 use crate::{
     bridge_link::Call,
     check::{self, Violations},
@@ -123,7 +123,10 @@ impl App {
         let endpoint = EndpointName::parse("endpoint", endpoint)?;
         let mut constraints = mask::constraints();
         for (field, text) in [
-            ("agent_id", "number of an agent that has the endpoint".to_owned()),
+            ("agent_id", "number of an agent that has the endpoint; 0 for the best one".to_owned()),
+            ("includes", "only for the best one: conditions, each KEY OP VALUE".to_owned()),
+            ("weighters", "only for the best one: what comes first, each KEY or KEY/N".to_owned()),
+            ("idempotency_key", "at most 128 printable characters".to_owned()),
             (
                 "ports",
                 format!(
@@ -204,9 +207,15 @@ impl App {
         let answer = self.link.call(call, now_millis(), wait).await.map_err(|error| {
             error.with("agent", record.agent).with("endpoint", &endpoint).with("entity", number)
         })?;
+        let process = process_json::process(&answer);
+        let record = match &process {
+            Some(process) => self.record_process(record, process).await?,
+            None => record,
+        };
         Ok(StatusEntityResponse {
             entity: Some(record.to_api()),
             result: Some(json_to_struct("result", &result(&answer))?),
+            process,
         })
     }
 }

@@ -7,6 +7,7 @@
 mod agent;
 mod agent_queues;
 mod cache;
+mod choose;
 mod chores;
 mod claim;
 mod create_entity;
@@ -15,14 +16,23 @@ mod delete_entity;
 mod endpoint;
 mod entity;
 mod hardware;
+mod idempotency;
+mod place_entity;
 mod port;
 mod ports_json;
+mod process;
+mod process_json;
 mod queue;
 mod register;
 mod renew;
+mod reports;
 mod reserved;
 mod status;
 mod sync;
+mod upgrade;
+
+pub(crate) use idempotency::Turns;
+pub(crate) use upgrade::Upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -48,6 +58,8 @@ pub(crate) struct App {
     pub(crate) leases: Leases,
     /// Longest wait for an agent.
     pub(crate) call_timeout: Duration,
+    /// Reports that are kept of each agent.
+    pub(crate) reports_kept: u64,
     /// Work that goes on when its caller has gone.
     pub(crate) tasks: TaskTracker,
     /// The manager is stopping: nothing new is begun and streams end.
@@ -58,6 +70,10 @@ pub(crate) struct App {
     pub(crate) deletes: Notify,
     /// There are queues to make.
     pub(crate) queues: Notify,
+    /// Idempotency keys under which something is being done.
+    pub(crate) turns: Turns,
+    /// Upgrades that are being asked for.
+    pub(crate) upgrades: Upgrades,
 }
 
 impl App {

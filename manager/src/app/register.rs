@@ -9,7 +9,7 @@ use goperation::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::App;
+use super::{App, reports};
 use crate::{
     check::{self, Violations},
     db::Tx,
@@ -117,6 +117,7 @@ impl App {
             // A reserved agent never had queues: what is there is of one before it.
             let (mut record, remove_first) = match holder {
                 Some(holder) if holder.reserved && !holder.deleted => {
+                    reports::forget(&mut tx, holder.id).await?;
                     (take_over(&mut tx, holder), true)
                 }
                 Some(holder) if !holder.deleted => return Err(taken(&holder)),

@@ -1,8 +1,8 @@
-//! Renewals of leases, and reports.
+//! Renewals of leases.
 
 use goperation::{
     AgentStatus, Error, Result, from_timestamp, to_timestamp,
-    v1::{RenewAgentRequest, RenewAgentResponse, ReportAgentRequest, ReportAgentResponse},
+    v1::{RenewAgentRequest, RenewAgentResponse},
 };
 
 use super::{App, register::authorise};
@@ -90,35 +90,5 @@ impl App {
             || q.generation != record.agent_generation
             || q.manager_generation != record.manager_generation;
         Ok(answer)
-    }
-
-    pub(crate) async fn report_agent(
-        &self,
-        q: ReportAgentRequest,
-        now: u64,
-    ) -> Result<ReportAgentResponse> {
-        let id = check::number("id", q.id)?;
-        let mut tx = self.db.begin();
-        loop {
-            let mut record: AgentRecord =
-                tx.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))?;
-            // Nobody has a secret for a reserved agent: an operator reports what it will have.
-            if !record.reserved || !q.secret.is_empty() {
-                authorise(&record, &q.secret)?;
-            }
-            super::not_deleted(&record)?;
-            if q.facts.is_some() {
-                record.facts.clone_from(&q.facts);
-            }
-            if q.snapshot.is_some() {
-                record.snapshot.clone_from(&q.snapshot);
-            }
-            record.report_time = now;
-            record.touch(now);
-            tx.put(keys::agent(id), &record);
-            if tx.commit().await? {
-                return Ok(ReportAgentResponse {});
-            }
-        }
     }
 }

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use goperation::{
     EndpointName, MethodName, Result, from_timestamp,
-    v1::{AgentEndpoint, AgentEntity, EntityName, Protocol, SyncAgentRequest, SyncAgentResponse},
+    v1::{
+        AgentEndpoint, AgentEntity, AgentUpgrade, EntityName, Protocol, StrayProcess,
+        SyncAgentRequest, SyncAgentResponse,
+    },
 };
 
 use super::{
@@ -28,6 +31,13 @@ const AT_A_TIME: usize = 32;
 
 type Name = (String, u32);
 
+/// What an agent tells of itself, beside what it is and has.
+struct Told {
+    upgrade: Option<AgentUpgrade>,
+    strays: Vec<StrayProcess>,
+    generation: u64,
+}
+
 impl App {
     pub(crate) async fn sync_agent(
         &self,
@@ -45,7 +55,8 @@ impl App {
 
         self.raise_counters(reported.keys()).await?;
         let (remove, again_at) = self.sync_entities(id, &reported, now).await?;
-        let record = self.sync_record(id, &about, &endpoints, q.generation, now).await?;
+        let told = Told { upgrade: q.upgrade, strays: q.strays, generation: q.generation };
+        let record = self.sync_record(id, &about, &endpoints, told, now).await?;
         self.leases.synced(id, again_at);
         self.bind_queues(&record).await;
         tracing::info!(
@@ -134,7 +145,7 @@ impl App {
         let mut tx = self.db.begin();
         loop {
             let known = match tx.get::<EntityRecord>(key.clone()).await? {
-                Some(record) if record.agent == id => Known::Mine(record),
+                Some(record) if record.agent == id => Known::Mine(Box::new(record)),
                 Some(_) => Known::Elsewhere,
                 None => match tx.get::<GoneRecord>(keys::gone(&endpoint, number)).await? {
                     Some(_) => Known::Gone,
@@ -154,7 +165,7 @@ impl App {
                         state = record.state().name(),
                         "sync changed an entity"
                     );
-                    tx.put(key.clone(), record);
+                    tx.put(key.clone(), &**record);
                     tx.mark(keys::entity_on(id, &endpoint, number));
                 }
                 Change::Drop => {
@@ -173,13 +184,18 @@ impl App {
         id: u32,
         about: &About,
         endpoints: &[AgentEndpoint],
-        generation: u64,
+        told: Told,
         now: u64,
     ) -> Result<AgentRecord> {
         let mut tx = self.db.begin();
         loop {
             let mut record = super::live_agent(&mut tx, id).await?;
             let mut changed = about.apply(&mut record);
+            if record.upgrade != told.upgrade || record.strays != told.strays {
+                record.upgrade.clone_from(&told.upgrade);
+                record.strays.clone_from(&told.strays);
+                changed = true;
+            }
             if record.endpoints != endpoints {
                 let names = |list: &[AgentEndpoint]| -> BTreeSet<String> {
                     list.iter().map(|endpoint| endpoint.name.clone()).collect()
@@ -204,7 +220,7 @@ impl App {
             if changed {
                 record.touch(now);
             }
-            record.agent_generation = generation;
+            record.agent_generation = told.generation;
             tx.put(keys::agent(id), &record);
             if tx.commit().await? {
                 return Ok(record);
@@ -271,6 +287,7 @@ fn inventory(
                 ready: entity.ready,
                 failed: entity.failed,
                 ports,
+                process: entity.process,
             };
             reported.insert((name, number), entity);
         }

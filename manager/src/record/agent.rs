@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use goperation::{
     AgentStatus, to_timestamp,
-    v1::{Agent, AgentEndpoint, AgentFacts, AgentSnapshot, AgentState},
+    v1::{Agent, AgentEndpoint, AgentFacts, AgentSnapshot, AgentState, AgentUpgrade, StrayProcess},
 };
 
 use crate::{db::Record, etag, lease::Seen};
@@ -72,6 +72,12 @@ pub(crate) struct AgentRecord {
     /// Only on record: nobody has registered as this one yet, so there is no secret.
     #[prost(bool, tag = "24")]
     pub(crate) reserved: bool,
+    /// Its last upgrade, as it told.
+    #[prost(message, optional, tag = "25")]
+    pub(crate) upgrade: Option<AgentUpgrade>,
+    /// Processes that it found at its start and that should not be.
+    #[prost(message, repeated, tag = "26")]
+    pub(crate) strays: Vec<StrayProcess>,
 }
 
 impl Record for AgentRecord {
@@ -141,6 +147,8 @@ impl AgentRecord {
             update_time: Some(to_timestamp(self.update_time)),
             etag: self.etag(),
             reserved: self.reserved,
+            upgrade: self.upgrade.clone(),
+            strays: self.strays.clone(),
         }
     }
 }

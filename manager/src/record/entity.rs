@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use goperation::{
     to_timestamp,
-    v1::{Entity, EntityState, Port, Protocol},
+    v1::{Entity, EntityProcess, EntityState, Port, Protocol},
 };
 
 use super::agent::int;
@@ -96,6 +96,9 @@ pub(crate) struct EntityRecord {
     /// When the agent last answered for it; an inventory may be older than that.
     #[prost(uint64, tag = "13")]
     pub(crate) answer_time: u64,
+    /// Its process, as the agent last told.
+    #[prost(message, optional, tag = "14")]
+    pub(crate) process: Option<EntityProcess>,
 }
 
 impl Record for EntityRecord {
@@ -145,6 +148,7 @@ impl EntityRecord {
             create_time: Some(to_timestamp(self.create_time)),
             update_time: Some(to_timestamp(self.update_time)),
             etag: self.etag(),
+            process: self.process.clone(),
         }
     }
 }

@@ -7,9 +7,13 @@
 mod agent;
 mod cache;
 mod entity;
+mod idempotency;
 mod job;
+mod report;
 
-pub(crate) use agent::AgentRecord;
+pub(crate) use agent::{AgentRecord, int};
 pub(crate) use cache::{CacheMark, CacheRecord, CacheTotals};
 pub(crate) use entity::{EntityRecord, PortRecord, State};
+pub(crate) use idempotency::KeyRecord;
 pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};
+pub(crate) use report::{ReportRecord, ReportSpan};

@@ -151,4 +151,25 @@ impl AgentService for Services {
         span!(agent = q.id, message_id = q.message_id.as_str());
         edge(self.0.claim_message(q, now_millis()).await)
     }
+
+    async fn index_reports(
+        &self,
+        request: Request<IndexReportsRequest>,
+    ) -> Result<Response<IndexReportsResponse>, Status> {
+        let q = request.into_inner();
+        span!(agent = q.id);
+        edge(self.0.index_reports(q).await)
+    }
+
+    async fn upgrade_agent(
+        &self,
+        request: Request<UpgradeAgentRequest>,
+    ) -> Result<Response<UpgradeAgentResponse>, Status> {
+        let wait = self.long_wait(&request);
+        let q = request.into_inner();
+        span!(agent = q.id, method = "upgrade_agent");
+        let answer =
+            self.0.whole(|app| async move { app.upgrade_agent(q, now_millis(), wait).await }).await;
+        edge(answer)
+    }
 }

@@ -61,4 +61,13 @@ impl EndpointService for Services {
     ) -> Result<Response<CountEndpointsResponse>, Status> {
         edge(self.0.count_endpoints(request.into_inner()).await)
     }
+
+    async fn choose(
+        &self,
+        request: Request<ChooseRequest>,
+    ) -> Result<Response<ChooseResponse>, Status> {
+        let q = request.into_inner();
+        span!(endpoint = q.name.as_str());
+        edge(self.0.choose(q, now_millis()).await)
+    }
 }

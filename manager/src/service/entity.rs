@@ -1,13 +1,49 @@
 //! `EntityService`.
 
 use goperation::{
-    now_millis,
+    Error, now_millis,
     v1::{entity_service_server::EntityService, *},
 };
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap};
 
 use super::{Services, span};
 use crate::{app::App, error::edge};
+
+/// Metadata, and header of REST, that says what the field of a request says.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+fn bad_key(what: &str) -> Error {
+    Error::invalid("idempotency_key", what)
+}
+
+/// The idempotency key in the metadata of a request.
+fn idempotency_key(metadata: &MetadataMap) -> goperation::Result<Option<String>> {
+    let mut found: Option<String> = None;
+    for value in metadata.get_all(IDEMPOTENCY_KEY) {
+        let value = value.to_str().ok().filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| bad_key("must be printable ASCII in metadata"))?;
+        if found.as_ref().is_some_and(|found| found != value) {
+            return Err(bad_key("must be one in metadata"));
+        }
+        found = Some(value.to_owned());
+    }
+    Ok(found)
+}
+
+/// The request with the key of its metadata.
+fn with_key(
+    mut q: CreateEntityRequest,
+    key: Option<String>,
+) -> goperation::Result<CreateEntityRequest> {
+    match key {
+        Some(key) if q.idempotency_key.is_empty() => q.idempotency_key = key,
+        Some(key) if q.idempotency_key != key => {
+            return Err(bad_key("must be the same in the request and in its metadata"));
+        }
+        _ => {}
+    }
+    Ok(q)
+}
 
 #[async_trait]
 impl EntityService for Services {
@@ -39,9 +75,14 @@ impl EntityService for Services {
         &self,
         request: Request<CreateEntityRequest>,
     ) -> Result<Response<CreateEntityResponse>, Status> {
-        let wait = self.wait(&request);
+        let wait = self.long_wait(&request);
+        let key = idempotency_key(request.metadata());
         let q = request.into_inner();
         span!(agent = q.agent_id, endpoint = q.endpoint.as_str(), method = "create_entity");
+        let q = match key.and_then(|key| with_key(q, key)) {
+            Ok(q) => q,
+            Err(error) => return edge(Err(error)),
+        };
         let answer =
             self.0.whole(|app| async move { app.create_entity(q, now_millis(), wait).await }).await;
         edge(answer)
@@ -83,5 +124,55 @@ impl EntityService for Services {
         let q = request.into_inner();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "status_entity");
         edge(self.0.status_entity(&q.endpoint, q.number, wait).await)
+    }
+
+    async fn start_entity(
+        &self,
+        request: Request<StartEntityRequest>,
+    ) -> Result<Response<StartEntityResponse>, Status> {
+        let wait = self.long_wait(&request);
+        let q = request.into_inner();
+        span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "start_entity");
+        let answer =
+            self.0.whole(|app| async move { app.start_entity(q, now_millis(), wait).await }).await;
+        edge(answer)
+    }
+
+    async fn stop_entity(
+        &self,
+        request: Request<StopEntityRequest>,
+    ) -> Result<Response<StopEntityResponse>, Status> {
+        let wait = self.long_wait(&request);
+        let q = request.into_inner();
+        span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "stop_entity");
+        let answer =
+            self.0.whole(|app| async move { app.stop_entity(q, now_millis(), wait).await }).await;
+        edge(answer)
+    }
+
+    async fn restart_entity(
+        &self,
+        request: Request<RestartEntityRequest>,
+    ) -> Result<Response<RestartEntityResponse>, Status> {
+        let wait = self.long_wait(&request);
+        let q = request.into_inner();
+        span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "restart_entity");
+        let answer = self
+            .0
+            .whole(|app| async move { app.restart_entity(q, now_millis(), wait).await })
+            .await;
+        edge(answer)
+    }
+
+    async fn kill_entity(
+        &self,
+        request: Request<KillEntityRequest>,
+    ) -> Result<Response<KillEntityResponse>, Status> {
+        let wait = self.long_wait(&request);
+        let q = request.into_inner();
+        span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "kill_entity");
+        let answer =
+            self.0.whole(|app| async move { app.kill_entity(q, now_millis(), wait).await }).await;
+        edge(answer)
     }
 }

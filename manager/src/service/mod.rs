@@ -16,6 +16,9 @@ use tonic::Request;
 
 use crate::app::App;
 
+/// Longest wait for what a caller gave the time for itself.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
 /// The services, over what they share.
 #[derive(Debug, Clone)]
 pub(crate) struct Services(pub(crate) Arc<App>);
@@ -26,6 +29,13 @@ impl Services {
     fn wait<T>(&self, request: &Request<T>) -> Duration {
         let longest = self.0.call_timeout;
         Context::from_metadata(request.metadata()).wait().map_or(longest, |wait| longest.min(wait))
+    }
+
+    /// How long what takes its time may be waited for, as the start of a game: as long as the caller
+    /// waits, at most ten minutes; the configured time when it does not say.
+    fn long_wait<T>(&self, request: &Request<T>) -> Duration {
+        let wait = Context::from_metadata(request.metadata()).wait();
+        wait.map_or(self.0.call_timeout, |wait| LONGEST_WAIT.min(wait))
     }
 }
 

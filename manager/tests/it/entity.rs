@@ -61,7 +61,7 @@ async fn what_cannot_be_created_is_refused_before_it_has_a_number() {
     let id = manager.agent("h1", &["db"]).await;
     let request = CreateEntityRequest {
         endpoint: "manager".to_owned(),
-        agent_id: 0,
+        agent_id: -1,
         ports: vec![PortWish { port: 7000, count: 2, ..PortWish::default() }],
         labels: [("bad key".to_owned(), String::new())].into(),
         ..CreateEntityRequest::default()

@@ -129,6 +129,12 @@ impl Manager {
         Self::over(self.folder.clone(), self.config.clone(), self.fake.clone(), false).await
     }
 
+    /// As [`Self::restart`], with another configuration.
+    pub(crate) async fn restart_with(mut self, configure: impl FnOnce(&mut Config)) -> Self {
+        configure(&mut self.config);
+        self.restart().await
+    }
+
     /// Kills it in the middle of whatever it does, and starts it again on the same store.
     pub(crate) async fn crash(mut self) -> Self {
         let runtime = self.runtime.take().unwrap();
@@ -236,6 +242,7 @@ impl Manager {
                     ports_ranges: vec!["7000-7999".to_owned()],
                     facts: None,
                     address: "10.0.0.1".to_owned(),
+                    ..SyncAgentRequest::default()
                 })
                 .await,
         )

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod cache;
+mod choose;
 mod claim;
 mod delete_agent;
 mod delete_entity;
@@ -13,13 +14,16 @@ mod entity;
 mod fake;
 mod harness;
 mod http;
+mod idempotency;
 mod index;
 mod lease;
 mod numbers;
 mod port;
+mod process;
 mod queue;
 mod real_bridge;
 mod register;
+mod reports;
 mod reserved;
 mod server;
 mod sync;

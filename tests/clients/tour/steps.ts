@@ -6,10 +6,12 @@ import type { JsonObject } from "@bufbuild/protobuf";
 import {
   AgentState,
   EntityState,
+  ProcessState,
   Protocol,
   error,
   type Agent,
   type Clients,
+  type EntityProcess,
   type Port,
 } from "@goperation/client";
 
@@ -42,6 +44,7 @@ export async function tour(gop: Clients): Promise<string> {
   const say = (line: string) => lines.push(line);
   await agents(gop, say);
   await entity(gop, say);
+  await process(gop, say);
   await messages(gop, say);
   await back(gop, say);
   return lines.join("\n");
@@ -88,6 +91,32 @@ async function entity(gop: Clients, say: Say): Promise<void> {
     const holder = `${port.endpoint}:${port.entity}`;
     say(`port ${port.port}/${protocol(port)} ${port.name} ${holder}`);
   }
+}
+
+async function process(gop: Clients, say: Say): Promise<void> {
+  const running = (it: EntityProcess | undefined) => ProcessState[it?.state ?? 0];
+  const best = await gop.endpoints.choose({ name: "clock", weighters: ["entities"] });
+  say(`chosen for clock ${best.candidates.map((agent) => agent.agentId).join(",")}`);
+  const { entity } = await gop.entities.createEntity({ endpoint: "clock" });
+  say(`created clock:${entity?.number} on ${entity?.agentId}`);
+  const name = { endpoint: "clock", number: entity?.number ?? 0 };
+  const { process: started } = await gop.entities.startEntity(name);
+  say(`started clock:1 ${running(started)}`);
+  const { process: status } = await gop.entities.statusEntity(name);
+  check(status?.pid === started?.pid && (status?.memoryBytes ?? 0n) > 0n, status?.pid);
+  say(`status clock:1 ${running(status)} restarts=${status?.restarts}`);
+  const { process: again } = await gop.entities.restartEntity(name);
+  check(again?.pid !== started?.pid, again?.pid);
+  say(`restarted clock:1 ${running(again)}`);
+  const { process: stopped } = await gop.entities.stopEntity(name);
+  let ended = stopped?.lastExit;
+  say(`stopped clock:1 ${running(stopped)} code=${ended?.code} cause=${ended?.cause}`);
+  await gop.entities.startEntity(name);
+  const { process: killed } = await gop.entities.killEntity(name);
+  ended = killed?.lastExit;
+  say(`killed clock:1 ${running(killed)} signal=${ended?.signal} cause=${ended?.cause}`);
+  await gop.entities.deleteEntity(name);
+  say("deleted clock:1");
 }
 
 async function said(gop: Clients, host: string, args: JsonObject, last: string): Promise<string> {

@@ -99,6 +99,35 @@ def entity(gop: goperation.Client) -> None:
         print(f"port {port.port}/{protocol(port)} {port.name} {port.endpoint}:{port.entity}")
 
 
+def running(process: v1.EntityProcess) -> str:
+    return v1.ProcessState.Name(process.state).removeprefix("PROCESS_STATE_")
+
+
+def process(gop: goperation.Client) -> None:
+    best = gop.endpoints.Choose(v1.ChooseRequest(name="clock", weighters=["entities"]))
+    print(f"chosen for clock {','.join(str(agent.agent_id) for agent in best.candidates)}")
+    made = gop.entities.CreateEntity(v1.CreateEntityRequest(endpoint="clock")).entity
+    print(f"created clock:{made.number} on {made.agent_id}")
+    name = {"endpoint": "clock", "number": made.number}
+    started = gop.entities.StartEntity(v1.StartEntityRequest(**name)).process
+    print(f"started clock:1 {running(started)}")
+    status = gop.entities.StatusEntity(v1.StatusEntityRequest(**name)).process
+    assert status.pid == started.pid and status.memory_bytes > 0, status
+    print(f"status clock:1 {running(status)} restarts={status.restarts}")
+    again = gop.entities.RestartEntity(v1.RestartEntityRequest(**name)).process
+    assert again.pid != started.pid, again
+    print(f"restarted clock:1 {running(again)}")
+    stopped = gop.entities.StopEntity(v1.StopEntityRequest(**name)).process
+    ended = stopped.last_exit
+    print(f"stopped clock:1 {running(stopped)} code={ended.code} cause={ended.cause}")
+    gop.entities.StartEntity(v1.StartEntityRequest(**name))
+    killed = gop.entities.KillEntity(v1.KillEntityRequest(**name)).process
+    ended = killed.last_exit
+    print(f"killed clock:1 {running(killed)} signal={ended.signal} cause={ended.cause}")
+    gop.entities.DeleteEntity(v1.DeleteEntityRequest(**name))
+    print("deleted clock:1")
+
+
 def said(gop: goperation.Client, host: str, args: Struct, last: str) -> str:
     call = v1.CallRequest(target=sample(host), method="said", args=args)
     until(f"{last} on {host}", lambda: gop.bridge.Call(call).result["last"] == last)
@@ -173,5 +202,6 @@ def back(gop: goperation.Client) -> None:
 with goperation.Client(sys.argv[1]) as client:
     agents(client)
     entity(client)
+    process(client)
     messages(client)
     back(client)

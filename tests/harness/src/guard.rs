@@ -1,11 +1,13 @@
 //! The guard: a small shell process that cleans up after this one.
 //!
 //! It holds the read end of a pipe. When this process ends, in whatever way, the pipe closes and
-//! the guard kills every process group that is still on its list and removes the scratch folder.
+//! the guard kills every process group that is still on its list, every process that a folder on
+//! its list is named to, and removes the scratch folder.
 //! Invariant: a group is on the list from just after its start until it has been waited for, so
 //! that the guard never kills a reused number.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -20,10 +22,12 @@ use crate::Result;
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 groups=
+folders=
 while IFS= read -r line; do
     number=${line#?}
     case $line in
     +*) groups="$groups $number" ;;
+    =*) folders="$folders $number" ;;
     -*)
         kept=
         for group in $groups; do [ "$group" = "$number" ] || kept="$kept $group"; done
@@ -32,6 +36,21 @@ while IFS= read -r line; do
     esac
 done
 for group in $groups; do kill -s KILL -- "-$group"; done
+for folder in $folders; do
+    # Again, for what was just being started.
+    for round in 1 2 3 4 5 6 7 8 9; do
+        found=
+        for process in /proc/[0-9]*; do
+            [ "$process" != "/proc/$$" ] || continue
+            if grep -qaFe "$folder" "$process/cmdline" "$process/environ" ||
+                case $(readlink "$process/cwd") in "$folder"*) true ;; *) false ;; esac; then
+                kill -s KILL "${process#/proc/}" && found=1
+            fi
+        done
+        [ -n "$found" ] || break
+        sleep 0.1
+    done
+done
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 "#;
 
@@ -84,6 +103,66 @@ pub(crate) fn watch(group: u32) {
 /// Takes the process group off the guard's list: it has been waited for.
 pub(crate) fn forget(group: u32) {
     GUARD.tell('-', group);
+}
+
+/// A folder whose processes are killed when this value is dropped, and when this process ends.
+///
+/// What a launcher starts has a session of its own, so it is in nobody's group. It is known by the
+/// folder: in its arguments, its environment, or as the place where it runs.
+#[derive(Debug)]
+pub struct Swept {
+    folder: PathBuf,
+}
+
+impl Swept {
+    /// Watches a folder. Its path must be one that no other process mentions.
+    pub fn folder(folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        let mut list = GUARD.list.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(list, "={}", folder.display()).expect("the guard is alive");
+        Self { folder }
+    }
+
+    /// The processes, but for this one, that live and name the folder.
+    pub fn processes(&self) -> Vec<i32> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let folder = self.folder.as_os_str().as_bytes();
+        let all = procfs::process::all_processes().expect("/proc can be read").flatten();
+        all.filter(|process| process.pid() != own && mentions(process, folder))
+            .map(|process| process.pid())
+            .collect()
+    }
+
+    /// Kills them, until there are none.
+    pub fn kill(&self) {
+        for _ in 0..100 {
+            let found = self.processes();
+            if found.is_empty() {
+                return;
+            }
+            for pid in found.into_iter().filter_map(Pid::from_raw) {
+                let _gone = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Swept {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Whether a process that lives names that folder. One that is gone meanwhile does not.
+fn mentions(process: &procfs::process::Process, folder: &[u8]) -> bool {
+    let root = PathBuf::from(format!("/proc/{}", process.pid()));
+    let holds = |bytes: &[u8]| bytes.windows(folder.len()).any(|part| part == folder);
+    // Those of a zombie are empty.
+    ["cmdline", "environ"]
+        .iter()
+        .any(|file| std::fs::read(root.join(file)).is_ok_and(|b| holds(&b)))
+        || std::fs::read_link(root.join("cwd")).is_ok_and(|cwd| holds(cwd.as_os_str().as_bytes()))
 }
 
 /// Sends a signal to the process group of `group`. A group that is gone is no error.

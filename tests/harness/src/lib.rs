@@ -16,6 +16,7 @@ pub mod guard;
 mod ledger;
 mod poll;
 mod ports;
+mod process;
 mod rabbit;
 mod relay;
 mod tools;
@@ -24,6 +25,7 @@ pub use gop::{GopOutput, GopProcess, gop, gop_output};
 pub use ledger::Ledger;
 pub use poll::{poll_for, poll_until};
 pub use ports::{free_port, free_ports};
+pub use process::{arguments, environment, holders, is_alive, with_arguments};
 pub use rabbit::{BrokerCounters, RabbitNode, SHARED_BROKER_ENV, Vhost};
 pub use relay::TcpRelay;
 pub use tools::{

@@ -1,10 +1,11 @@
 //! The small helpers of the harness.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use goperation_harness::guard::Guarded;
+use goperation_harness::guard::{Guarded, Swept};
 use goperation_harness::{Ledger, free_port, free_ports, poll_until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -59,4 +60,42 @@ async fn a_guarded_process_is_killed_with_its_children() {
     assert!(lives().await);
     drop(parent);
     poll_until(SOON, "the child is gone", async || !lives().await).await;
+}
+
+/// Three processes that name a folder, each in a session of its own.
+fn name(folder: &Path) {
+    // By argument, by environment, by place.
+    let script = r#"
+        setsid tail -qf /dev/null "$1/x" 2>/dev/null &
+        GOP_X="$1/x" setsid sleep 600 &
+        cd "$1"; setsid sleep 600 &"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(folder);
+    assert!(command.status().is_ok_and(|status| status.success()));
+}
+
+#[tokio::test]
+async fn what_names_a_swept_folder_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let swept = Swept::folder(folder.path());
+    assert!(swept.processes().is_empty());
+    name(folder.path());
+    poll_until(SOON, "three that name it", async || swept.processes().len() == 3).await;
+    swept.kill();
+    assert!(swept.processes().is_empty());
+}
+
+#[tokio::test]
+async fn what_names_a_swept_folder_ends_with_a_killed_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::create();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hold-game"));
+    command.arg("--swept").arg(folder.path()).arg("--ledger").arg(ledger.path());
+    let mut holder = Guarded::spawn(&mut command).unwrap();
+    ledger.wait_for(2, SOON).await;
+    name(folder.path());
+    let watching = Swept::folder(folder.path());
+    poll_until(SOON, "three and the holder", async || watching.processes().len() == 4).await;
+    holder.kill();
+    poll_until(SOON, "none that names it", async || watching.processes().is_empty()).await;
 }

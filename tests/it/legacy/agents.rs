@@ -1,6 +1,6 @@
 //! `/allagents` and `/agents`.
 
-use goperation::Secret;
+use goperation::{Secret, v1::AgentSnapshot};
 use goperation_harness::poll_until;
 use serde_json::{Value, json};
 
@@ -200,17 +200,45 @@ async fn report(g: &Ground) {
         "metadata": {"local_ip": "10.0.0.9", "gopdb-aff": 3},
         "expire": 600,
         "snapshot": {"date": "2019-01-01", "hour": 1, "min": 5, "running": 1, "sleeping": 99,
-                     "num_fds": 1000, "free": 100, "cached": 200, "left": 5000},
+                     "num_fds": 1000, "num_threads": 300, "context": 1500.5, "interrupts": 700,
+                     "sinterrupts": "80", "irq": 1, "sirq": 2, "user": 30, "system": 10, "nice": 3,
+                     "iowait": 4.5, "used": 600, "cached": 200, "buffers": 50, "free": 100,
+                     "left": 5000, "listen": 11, "syn": 12, "enable": 13, "closeing": 14},
     });
     assert!(g.ask(route, &[&g.r1], body).await.rows().is_empty());
     assert!(g.ask(route, &[&g.r1], nothing).await.rows().is_empty());
     assert_eq!(show().await, json!({"local_ip": "10.0.0.9", "gopdb-aff": 3}));
     let id = g.r1.parse().unwrap();
     let snapshot = g.site.show(id).await.unwrap().snapshot.unwrap();
-    assert_eq!(
-        (snapshot.processes, snapshot.memory_free_mib, snapshot.disk_free_mib),
-        (100, 300, 5000)
-    );
+    let wanted = AgentSnapshot {
+        time: snapshot.time,
+        memory_free_mib: 300,
+        memory_used_mib: 600,
+        memory_cached_mib: 200,
+        memory_buffers_mib: 50,
+        memory_unused_mib: 100,
+        disk_free_mib: 5000,
+        processes: 100,
+        running: 1,
+        sleeping: 99,
+        num_threads: 300,
+        num_fds: 1000,
+        context: 1500.5,
+        interrupts: 700.0,
+        soft_interrupts: 80.0,
+        user: 30.0,
+        nice: 3.0,
+        system: 10.0,
+        iowait: 4.5,
+        irq: 1.0,
+        soft_irq: 2.0,
+        listen: 11,
+        syn: 12,
+        established: 13,
+        closing: 14,
+        ..AgentSnapshot::default()
+    };
+    assert_eq!(snapshot, wanted);
     for body in [
         json!(null),
         json!({"metadata": null}),
@@ -218,6 +246,8 @@ async fn report(g: &Ground) {
         json!({"metadata": 1, "expire": 1}),
         json!({"metadata": null, "expire": -1}),
         json!({"metadata": null, "expire": 1, "snapshot": []}),
+        json!({"metadata": null, "expire": 1, "snapshot": {"user": -1}}),
+        json!({"metadata": null, "expire": 1, "snapshot": {"free": 1.5}}),
     ] {
         g.ask(route, &[&g.r1], body).await.failed(400, INVALID);
     }

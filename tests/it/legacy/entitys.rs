@@ -2,12 +2,14 @@
 
 use std::net::TcpListener;
 
+use goperation_harness::poll_until;
 use serde_json::{Value, json};
 
 use super::{
     curl::shape,
     routes::{Ground, INVALID},
 };
+use crate::fleet::SOON;
 
 const NOBODY: &str = "4711";
 
@@ -64,9 +66,33 @@ pub(super) async fn endpoints(g: &Ground) {
     assert_eq!(shape(&reply.rows()[0]), "{agent_host:str,agent_id:int,cpu:int,memory:int}");
     g.ask(agents, &["none"], Value::Null).await.failed(400, INVALID);
 
+    let choices = "GET /endpoints/{endpoint}/chioces";
+    let h1: i32 = g.h1.parse().unwrap();
+    let row = |agents: &[i32]| json!([{"resultcode": 0, "result": "chioces agents success", "agents": agents}]);
+    // An agent reports when it has started, and not at once.
+    let wish = json!({"includes": ["host=h1", "cpu>=1", "metadata.zone=all"],
+                      "weighters": [{"cpu": -1}, {"process": null}]});
+    poll_until(SOON, "h1 is chosen", async || {
+        json!(g.ask(choices, &["db"], wish.clone()).await.rows()) == row(&[h1])
+    })
+    .await;
+    let weigher = json!({"includes": ["host=h1"], "weigher": [{"entities": 2}]});
+    assert_eq!(json!(g.ask(choices, &["db"], weigher).await.rows()), row(&[h1]));
+    let nobody = json!({"includes": ["cpu>100000"]});
+    assert_eq!(json!(g.ask(choices, &["db"], nobody).await.rows()), row(&[]));
+    assert_eq!(json!(g.ask(choices, &["none"], Value::Null).await.rows()), row(&[]));
+    for body in [
+        json!({"includes": ["cpu"]}),
+        json!({"includes": "cpu>1"}),
+        json!({"weighters": [{"cpu": 0}]}),
+        json!({"weighters": [{"speed": null}]}),
+    ] {
+        g.ask(choices, &["db"], body).await.failed(400, INVALID);
+    }
+    g.ask(choices, &["a-b"], Value::Null).await.failed(400, INVALID);
+
     let entitys = "GET /endpoints/{endpoint}/entitys";
     let reply = g.ask(entitys, &["db"], Value::Null).await;
-    let h1: i32 = g.h1.parse().unwrap();
     assert_eq!(reply.rows()[0], json!({"agent_id": h1, "entity": 1, "ports": [g.ports[0]]}));
     assert_eq!(reply.rows().len(), 2);
     assert!(g.ask(entitys, &["none"], Value::Null).await.rows().is_empty());

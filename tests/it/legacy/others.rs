@@ -103,8 +103,7 @@ pub(super) async fn caches(g: &Ground) {
 }
 
 /// Routes that come with the rest of the system.
-const LATER: [&str; 23] = [
-    "GET /endpoints/{endpoint}/chioces",
+const LATER: [&str; 22] = [
     "GET /asyncrequests",
     "GET /asyncrequests/{request_id}",
     "PUT /asyncrequests/{request_id}",

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use self::{
     agents::{agents, last},
-    fleet::{endpoints, entities, ports},
+    fleet::{endpoints, entities, placed, ports, processes},
     messages::{caches, messages, queues},
 };
 use super::fixture::Fixture;
@@ -50,6 +50,7 @@ const AGENT: &[&str] = &[
     "statusTime",
     "reportTime",
     "snapshot",
+    "upgrade",
     "clockOffset",
     "portsRanges",
     "diskMib",
@@ -65,19 +66,61 @@ const LEAVING: &[&str] = &[
     "statusTime",
     "reportTime",
     "snapshot",
+    "upgrade",
     "clockOffset",
     "portsRanges",
     "diskMib",
 ];
+/// What no two upgrades have in common.
+const UPGRADE: &[&str] = &["messageId", "beginTime", "endTime", "log"];
 /// As [`TIMES`], for an entity and its ports.
 const ENTITY: &[&str] =
     &["number", "agentId", "etag", "createTime", "updateTime", "port", "entity"];
+/// As [`ENTITY`], for one that was placed.
+const PLACED: &[&str] = &[
+    "number",
+    "agentId",
+    "host",
+    "entities",
+    "weights",
+    "etag",
+    "createTime",
+    "updateTime",
+    "port",
+    "entity",
+];
+/// As [`ENTITY`], for one with a process.
+const PROCESS: &[&str] = &[
+    "number",
+    "agentId",
+    "etag",
+    "createTime",
+    "updateTime",
+    "pid",
+    "since",
+    "startTime",
+    "time",
+    "cpuTime",
+    "cpuPercent",
+    "memoryBytes",
+    "processes",
+];
 /// As [`TIMES`], for a cache.
 const CACHE: &[&str] = &["key", "etag", "createTime", "updateTime", "expireTime"];
 
 /// All cases, in the order in which they are run.
 pub(super) fn all(f: &Fixture) -> Vec<Case> {
-    let groups = [agents(f), endpoints(f), entities(f), ports(f), messages(), queues(f), caches()];
+    let groups = [
+        agents(f),
+        endpoints(f),
+        placed(),
+        entities(f),
+        processes(f),
+        ports(f),
+        messages(),
+        queues(f),
+        caches(),
+    ];
     let mut cases: Vec<_> = groups.into_iter().flatten().collect();
     cases.extend(last());
     cases

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 
+use goperation_harness::poll_until;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tonic::Streaming;
 
 use super::wire::{Wire, to_json};
+use crate::fleet::SOON;
 
 /// The secret of every agent that the test itself registers.
 pub(super) const SECRET: &str = "a-secret-of-the-parity-test";
@@ -23,6 +25,9 @@ const RESERVED: [&str; 2] = ["endpoints-more", "endpoints-less"];
 /// Entities on agents 1 and 2.
 const ENTITIES: [&str; 6] = ["update", "edit", "delete", "port-more", "port-less", "port-free"];
 
+/// Clocks on agents 1 and 2: the first is stopped, the others run.
+const CLOCKS: [&str; 4] = ["start", "stop", "restart", "kill"];
+
 /// The objects.
 #[derive(Debug)]
 pub(super) struct Fixture {
@@ -32,6 +37,7 @@ pub(super) struct Fixture {
     pub(super) tokens: Vec<String>,
     agents: HashMap<&'static str, [i32; 2]>,
     entities: HashMap<&'static str, [i32; 2]>,
+    clocks: HashMap<&'static str, [i32; 2]>,
     /// Ends the tokens when it ends.
     _stream: Streaming<DynamicMessage>,
 }
@@ -41,6 +47,12 @@ impl Fixture {
         for id in [1, 2] {
             wire.ask("AgentService/ActivateAgent", json!({"id": id})).await;
         }
+        // An agent reports when it has started, and not at once.
+        poll_until(SOON, "both can be chosen", async || {
+            let chosen = wire.ask("EndpointService/Choose", json!({"name": "sample"})).await;
+            chosen["candidates"].as_array().is_some_and(|chosen| chosen.len() == 2)
+        })
+        .await;
         let mut agents = HashMap::new();
         for purpose in REGISTERED.into_iter().chain(RESERVED) {
             let mut pair = [0; 2];
@@ -69,6 +81,19 @@ impl Fixture {
             }
             entities.insert(purpose, pair);
         }
+        let mut clocks = HashMap::new();
+        for purpose in CLOCKS {
+            let mut pair = [0; 2];
+            for (agent, number) in [1, 2].into_iter().zip(&mut pair) {
+                let clock = json!({"endpoint": "clock", "agentId": agent});
+                *number = Self::create(wire, clock).await;
+                if purpose != "start" {
+                    let name = json!({"endpoint": "clock", "number": *number});
+                    wire.ask("EntityService/StartEntity", name).await;
+                }
+            }
+            clocks.insert(purpose, pair);
+        }
         for key in ["show", "edit-a", "edit-b", "update-a", "update-b", "delete-a", "delete-b"] {
             let cache = json!({"key": format!("parity.{key}"), "value": {"n": 1}, "ttl": "3600s"});
             wire.ask("CacheService/CreateCache", json!({"cache": cache})).await;
@@ -84,7 +109,7 @@ impl Fixture {
             }
         }
         let (tokens, stream) = Self::unacknowledged(wire).await;
-        Self { shown, tokens, agents, entities, _stream: stream }
+        Self { shown, tokens, agents, entities, clocks, _stream: stream }
     }
 
     async fn register(wire: &Wire, host: &str) -> i32 {
@@ -127,6 +152,11 @@ impl Fixture {
     /// An entity on agent 1 and one on agent 2 for that purpose.
     pub(super) fn entities(&self, purpose: &str) -> [i32; 2] {
         self.entities[purpose]
+    }
+
+    /// A clock on agent 1 and one on agent 2 for that purpose.
+    pub(super) fn clocks(&self, purpose: &str) -> [i32; 2] {
+        self.clocks[purpose]
     }
 
     /// The TCP port that the entity for that purpose has on agents 1 and 2.

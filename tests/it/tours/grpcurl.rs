@@ -25,6 +25,7 @@ pub(super) async fn tour(address: &str) -> String {
     let tour = Tour { address, transcript: Mutex::default() };
     tour.agents().await;
     tour.entity().await;
+    tour.process().await;
     tour.messages().await;
     tour.back().await;
     tour.transcript.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -130,6 +131,44 @@ impl Tour<'_> {
             let (endpoint, entity) = (text(&port["endpoint"]), &port["entity"]);
             self.say(format_args!("port {number}/{protocol} {name} {endpoint}:{entity}"));
         }
+    }
+
+    async fn process(&self) {
+        let running = |process: &Value| short(&process["state"], "PROCESS_STATE_");
+        let choose = json!({"name": "clock", "weighters": ["entities"]});
+        let best = self.ask("EndpointService/Choose", choose).await;
+        let best = best["candidates"].as_array().unwrap().iter();
+        let best: Vec<_> = best.map(|agent| agent["agentId"].to_string()).collect();
+        self.say(format_args!("chosen for clock {}", best.join(",")));
+        let created = self.ask("EntityService/CreateEntity", json!({"endpoint": "clock"})).await;
+        let (number, on) = (&created["entity"]["number"], &created["entity"]["agentId"]);
+        self.say(format_args!("created clock:{number} on {on}"));
+        let name = json!({"endpoint": "clock", "number": number});
+        let ask = async |method: &str| {
+            let method = format!("EntityService/{method}Entity");
+            self.ask(&method, name.clone()).await["process"].take()
+        };
+        let started = ask("Start").await;
+        self.say(format_args!("started clock:1 {}", running(&started)));
+        let status = ask("Status").await;
+        assert_eq!(status["pid"], started["pid"]);
+        assert_ne!(status["memoryBytes"], "0");
+        let restarts = &status["restarts"];
+        self.say(format_args!("status clock:1 {} restarts={restarts}", running(&status)));
+        let again = ask("Restart").await;
+        assert_ne!(again["pid"], started["pid"]);
+        self.say(format_args!("restarted clock:1 {}", running(&again)));
+        let stopped = ask("Stop").await;
+        let (state, ended) = (running(&stopped), &stopped["lastExit"]);
+        let (code, cause) = (&ended["code"], text(&ended["cause"]));
+        self.say(format_args!("stopped clock:1 {state} code={code} cause={cause}"));
+        ask("Start").await;
+        let killed = ask("Kill").await;
+        let (state, ended) = (running(&killed), &killed["lastExit"]);
+        let (signal, cause) = (&ended["signal"], text(&ended["cause"]));
+        self.say(format_args!("killed clock:1 {state} signal={signal} cause={cause}"));
+        self.ask("EntityService/DeleteEntity", name.clone()).await;
+        self.say(format_args!("deleted clock:1"));
     }
 
     async fn messages(&self) {

@@ -68,11 +68,33 @@ const PYTHON: Need = Need {
     packages: &["python3", "python3-venv"],
 };
 
+/// Where Debian puts games.
+const GAMES: [&str; 1] = ["/usr/games"];
+
+/// A real game server on UDP.
+const TEEWORLDS: Need = Need {
+    name: "teeworlds-server",
+    programs: &["teeworlds-server"],
+    folders: &GAMES,
+    probe: &[],
+    packages: &["teeworlds-server"],
+};
+
+/// A real game server on one port of TCP and UDP.
+const BZFLAG: Need = Need {
+    name: "bzfs",
+    programs: &["bzfs"],
+    folders: &GAMES,
+    probe: &[],
+    packages: &["bzflag-server"],
+};
+
 /// What the SDKs are generated with.
 pub(super) const FOR_SDK: [Need; 3] = [NODE, NPM, PYTHON];
 
 /// What all tests need.
-pub(super) const FOR_TESTS: [Need; 6] = [RABBITMQ, CHROMIUM, CURL, NODE, NPM, PYTHON];
+pub(super) const FOR_TESTS: [Need; 8] =
+    [RABBITMQ, CHROMIUM, CURL, NODE, NPM, PYTHON, TEEWORLDS, BZFLAG];
 
 /// Installs the packages that are its arguments. Under a service manager an installed service is
 /// started at once, unless policy-rc.d forbids it; RUNLEVEL=1 does the same for old init scripts.

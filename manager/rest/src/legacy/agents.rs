@@ -297,19 +297,42 @@ pub(super) async fn report(mut call: Call) -> Result<Envelope> {
     Ok(Envelope::new("report success", Vec::new()))
 }
 
-/// What of an old snapshot there is in ours, which has the time of its arrival: the old one had it
-/// by the clock on the wall of its host.
+/// An old snapshot as ours, which has the time of its arrival: the old one had it by the clock on
+/// the wall of its host.
 fn read_snapshot(mut old: Fields) -> Result<AgentSnapshot> {
-    let mut sum = |names: [&str; 2]| -> Result<i32> {
-        let [a, b] = names.map(|name| old.count(name));
-        Ok(a?.unwrap_or_default().saturating_add(b?.unwrap_or_default()))
+    let mut count = |name| old.count(name).map(Option::unwrap_or_default);
+    let (free, cached) = (count("free")?, count("cached")?);
+    let (running, sleeping) = (count("running")?, count("sleeping")?);
+    let counted = AgentSnapshot {
+        time: Some(to_timestamp(now_millis())),
+        memory_free_mib: free.saturating_add(cached),
+        memory_used_mib: count("used")?,
+        memory_cached_mib: cached,
+        memory_buffers_mib: count("buffers")?,
+        memory_unused_mib: free,
+        disk_free_mib: count("left")?,
+        processes: running.saturating_add(sleeping),
+        running,
+        sleeping,
+        num_fds: count("num_fds")?,
+        num_threads: count("num_threads")?,
+        listen: count("listen")?,
+        syn: count("syn")?,
+        established: count("enable")?,
+        closing: count("closeing")?,
+        ..AgentSnapshot::default()
     };
     Ok(AgentSnapshot {
-        time: Some(to_timestamp(now_millis())),
-        memory_free_mib: sum(["free", "cached"])?,
-        processes: sum(["running", "sleeping"])?,
-        disk_free_mib: old.count("left")?.unwrap_or_default(),
-        ..AgentSnapshot::default()
+        context: old.measure("context")?,
+        interrupts: old.measure("interrupts")?,
+        soft_interrupts: old.measure("sinterrupts")?,
+        user: old.measure("user")?,
+        nice: old.measure("nice")?,
+        system: old.measure("system")?,
+        iowait: old.measure("iowait")?,
+        irq: old.measure("irq")?,
+        soft_irq: old.measure("sirq")?,
+        ..counted
     })
 }
 

@@ -3,17 +3,17 @@
 use goperation::{
     Error, Reason, Result,
     v1::{
-        Agent, AgentsEndpointRequest, CountEndpointsRequest, CreateEndpointsRequest,
+        Agent, AgentsEndpointRequest, ChooseRequest, CountEndpointsRequest, CreateEndpointsRequest,
         DeleteEndpointsRequest, IndexEntitiesRequest,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Call,
     agents::entities_like,
     clients::{self, ask, timed},
-    envelope::Envelope,
+    envelope::{Envelope, SUCCESS},
     fields,
     rows::{self, Hardware},
 };
@@ -113,4 +113,72 @@ pub(super) async fn count(call: Call) -> Result<Envelope> {
     let rows =
         counted.counts.into_iter().map(|row| json!({ "endpoint": row.name, "count": row.agents }));
     Ok(Envelope::new("count endpoints success", rows.collect()))
+}
+
+/// The agents that suit. The old route failed always; what it answers is what its rpc server did.
+pub(super) async fn chioces(mut call: Call) -> Result<Envelope> {
+    let name = call.endpoint()?;
+    let includes = call.body.texts_as_they_are("includes")?;
+    // The one who asks and the one who was asked had a name each for it.
+    let weighters = match call.body.value("weighters") {
+        Some(given) => weighters("weighters", given)?,
+        None => call.body.value("weigher").map_or(Ok(Vec::new()), |w| weighters("weigher", w))?,
+    };
+    let request = ChooseRequest { name, includes, weighters, limit: 0 };
+    let agents = match ask(call.clients.endpoints().choose(timed(request))).await {
+        Ok(chosen) => chosen.candidates.iter().map(|agent| agent.agent_id).collect(),
+        // Nobody was no failure.
+        Err(error) if error.reason == Reason::EndpointNotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let result = "chioces agents success";
+    let row = json!({ "resultcode": SUCCESS, "result": result, "agents": agents });
+    Ok(Envelope::new(result, vec![row]))
+}
+
+/// Objects of one key each, whose value is null or what the agent's is divided by; or the texts
+/// that they are here.
+fn weighters(field: &str, given: Value) -> Result<Vec<String>> {
+    let bad = || {
+        let what = "must be a list of objects of one key, with null or a whole number";
+        Error::invalid(field, what)
+    };
+    let Value::Array(items) = given else { return Err(bad()) };
+    let weighter = |item: Value| match item {
+        Value::String(text) => Ok(text),
+        Value::Object(object) if object.len() == 1 => {
+            let (key, by) = object.into_iter().next().ok_or_else(bad)?;
+            match by {
+                Value::Null => Ok(key),
+                Value::Number(by) => by.as_i64().map(|by| format!("{key}/{by}")).ok_or_else(bad),
+                _ => Err(bad()),
+            }
+        }
+        _ => Err(bad()),
+    };
+    items.into_iter().map(weighter).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weighters_as_they_were_and_as_they_are() {
+        let read = |value| weighters("weighters", value).map_err(|e| e.violations[0].field.clone());
+        let given = json!([{"cputime": 5}, {"cpu": -1}, {"process": null}, "free/-200"]);
+        assert_eq!(read(given).unwrap(), ["cputime/5", "cpu/-1", "process", "free/-200"]);
+        assert!(read(json!([])).unwrap().is_empty());
+        for bad in [
+            json!("cpu"),
+            json!({"cpu": 1}),
+            json!([{}]),
+            json!([{"cpu": 1, "free": 2}]),
+            json!([{"cpu": 1.5}]),
+            json!([{"cpu": "x"}]),
+            json!([7]),
+        ] {
+            assert_eq!(read(bad.clone()), Err("weighters".to_owned()), "{bad}");
+        }
+    }
 }

@@ -76,6 +76,18 @@ impl Fields {
         }
     }
 
+    /// A number from 0; one in a text passes for it.
+    pub(super) fn measure(&mut self, name: &str) -> Result<f64> {
+        let number = match self.value(name) {
+            None => return Ok(0.0),
+            Some(Value::Number(number)) => number.as_f64(),
+            Some(Value::String(text)) => text.parse().ok(),
+            Some(_) => None,
+        };
+        let number = number.filter(|number| number.is_finite() && *number >= 0.0);
+        number.ok_or_else(|| Error::invalid(name, "must be a number from 0"))
+    }
+
     /// An integer that must be there.
     pub(super) fn needed_count(&mut self, name: &str) -> Result<i32> {
         self.count(name)?.ok_or_else(|| missing(name))
@@ -113,6 +125,17 @@ impl Fields {
             Some(Value::Array(items)) => {
                 Ok(Some(items.into_iter().map(text).collect::<Result<_>>()?))
             }
+            Some(_) => Err(bad()),
+        }
+    }
+
+    /// A list of texts, which may have commas of their own. Nothing is an empty list.
+    pub(super) fn texts_as_they_are(&mut self, name: &str) -> Result<Vec<String>> {
+        let bad = || Error::invalid(name, "must be a list of texts");
+        let text = |item: Value| item.as_str().map(str::to_owned).ok_or_else(bad);
+        match self.value(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => items.into_iter().map(text).collect(),
             Some(_) => Err(bad()),
         }
     }

@@ -61,7 +61,13 @@ fn known(agent: &Agent) -> Value {
         "dnsnames": [],
     });
     for (name, value) in agent.facts.clone().unwrap_or_default().metadata {
-        metadata[name] = value.into();
+        metadata[&name] = match name.as_str() {
+            // Lists, which facts have joined by commas.
+            "external_ips" | "dnsnames" => {
+                value.split(',').filter(|item| !item.is_empty()).collect::<Vec<_>>().into()
+            }
+            _ => value.into(),
+        };
     }
     metadata
 }

@@ -76,6 +76,7 @@ fn of(reason: Reason) -> Outcome {
         | Reason::PortTaken
         | Reason::PortsExhausted
         | Reason::StateRefused
+        | Reason::NoAgentSuits
         | Reason::Locked
         | Reason::ClockSkew => REFUSED,
         Reason::AlreadyExists | Reason::IdentityTaken => DUPLICATE,

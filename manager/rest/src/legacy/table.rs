@@ -94,7 +94,7 @@ static ROUTES: &[Route] = routes! {
     GET    "/v1.0/endpoints/{endpoint}/agents"           exact no   endpoints::agents;
     GET    "/v1.0/endpoints/{endpoint}/entitys"          exact no   endpoints::entitys;
     GET    "/v1.0/endpoints/{endpoint}/count"            exact no   endpoints::count;
-    GET    "/v1.0/endpoints/{endpoint}/chioces"          exact may  later;
+    GET    "/v1.0/endpoints/{endpoint}/chioces"          exact may  endpoints::chioces;
 
     GET    "/v1.0/agent/{agent_id}/endpoint/{endpoint}/entitys"  any may entitys::index;
     POST   "/v1.0/agent/{agent_id}/endpoint/{endpoint}/entitys"  any may entitys::create,

@@ -159,9 +159,9 @@ fn answers_require_what_is_always_written_and_requests_what_is_required() {
     assert!(!required("Agent").contains("createTime"), "a message may be absent");
     assert_eq!(required("AgentInput"), BTreeSet::new());
     assert_eq!(required("CreateAgentRequest"), ["host", "type"].map(String::from).into());
-    // The path has the endpoint.
-    assert_eq!(required("CreateEntityRequest"), ["agentId"].map(String::from).into());
-    assert!(schemas["CreateEntityRequest"]["properties"].get("endpoint").is_none());
+    // The path has the rest.
+    assert_eq!(required("CreatePortRequest"), ["wishes"].map(String::from).into());
+    assert!(schemas["CreatePortRequest"]["properties"].get("endpoint").is_none());
     assert_eq!(schemas["AgentInput"]["properties"]["online"]["readOnly"], true);
     let host = &schemas["AgentInput"]["properties"]["host"];
     assert_eq!(host["description"], "Host name, lower case. Set at creation only.");

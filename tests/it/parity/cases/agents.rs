@@ -3,7 +3,7 @@
 use goperation::Reason::*;
 use serde_json::{Value, json};
 
-use super::{AGENT, Case, LEAVING, each, fails, merged, read};
+use super::{AGENT, Case, LEAVING, UPGRADE, each, fails, merged, read};
 use crate::parity::fixture::{Fixture, SECRET};
 
 pub(super) fn agents(f: &Fixture) -> Vec<Case> {
@@ -145,6 +145,35 @@ pub(super) fn agents(f: &Fixture) -> Vec<Case> {
             f.agents("report").map(|id| with(id, snapshot.clone())),
             &[],
         ),
+        // Each has the one report of the case before.
+        each(
+            "AgentService/IndexReports",
+            f.agents("report").map(|id| json!({"id": id})),
+            &["time"],
+        ),
+        read("AgentService/IndexReports", 0, json!({"id": f.agents("report")[0], "pageSize": 1})),
+        read(
+            "AgentService/IndexReports",
+            0,
+            json!({
+                "id": f.agents("report")[1], "since": "2026-01-02T03:04:05.5Z",
+                "until": "2999-01-01T00:00:00Z",
+            }),
+        ),
+        fails("AgentService/IndexReports", 0, json!({"id": 9999}), AgentNotFound),
+        fails(
+            "AgentService/IndexReports",
+            0,
+            json!({"id": 1, "pageToken": "x y&z", "since": "2026-01-02T00:00:00Z",
+                   "until": "2026-01-01T00:00:00Z"}),
+            InvalidArgument,
+        ),
+        fails(
+            "AgentService/ReportAgent",
+            0,
+            with(f.agents("report")[0], json!({"snapshot": {"load1": -1, "closing": -1}})),
+            InvalidArgument,
+        ),
         fails("AgentService/ReportAgent", 0, json!({"id": 1, "secret": SECRET}), PermissionDenied),
         each("AgentService/CleanAgent", f.agents("clean").map(|id| json!({"id": id})), &[]),
         fails("AgentService/CleanAgent", 0, json!({"id": 1}), StateRefused),
@@ -184,7 +213,19 @@ pub(super) fn agents(f: &Fixture) -> Vec<Case> {
 /// What would be in the way of the others.
 pub(super) fn last() -> Vec<Case> {
     let delete = |id: i32| json!({"id": id});
+    let upgrade = |id: i32| json!({"id": id, "file": "next.rpm"});
     vec![
+        each("AgentService/UpgradeAgent", [3, 4].map(upgrade), UPGRADE),
+        fails("AgentService/UpgradeAgent", 0, upgrade(9999), AgentNotFound),
+        fails(
+            "AgentService/UpgradeAgent",
+            0,
+            json!({
+                "id": -1, "file": "--root", "messageId": "a b",
+                "finishTime": "2001-01-01T00:00:00Z",
+            }),
+            InvalidArgument,
+        ),
         each(
             "AgentService/ActivateAgent",
             [3, 4].map(|id| json!({"id": id, "state": "AGENT_STATE_UNACTIVE"})),

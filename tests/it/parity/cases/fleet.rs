@@ -3,7 +3,7 @@
 use goperation::Reason::*;
 use serde_json::{Value, json};
 
-use super::{Case, ENTITY, each, fails, merged, read};
+use super::{Case, ENTITY, PLACED, PROCESS, each, fails, merged, read};
 use crate::parity::fixture::Fixture;
 
 pub(super) fn endpoints(f: &Fixture) -> Vec<Case> {
@@ -65,6 +65,47 @@ pub(super) fn endpoints(f: &Fixture) -> Vec<Case> {
             json!({"names": ["sample", "a b", "c/d"]}),
             InvalidArgument,
         ),
+        read(
+            "EndpointService/Choose",
+            0,
+            json!({"name": "sample", "includes": ["cpu>=1", "metadata.zone=all"],
+                   "weighters": ["id/-1"], "limit": 1}),
+        ),
+        fails("EndpointService/Choose", 0, json!({"name": "nowhere"}), EndpointNotFound),
+        fails(
+            "EndpointService/Choose",
+            0,
+            json!({"name": "sample", "includes": ["cpu>=1", "cpu"], "weighters": ["id/0", "x"],
+                   "limit": -1}),
+            InvalidArgument,
+        ),
+    ]
+}
+
+/// Creations where the choice falls, and under a key.
+pub(super) fn placed() -> Vec<Case> {
+    let on = |agent: i32| {
+        json!({
+            "endpoint": "sample", "includes": [format!("id={agent}")], "weighters": ["entities"],
+            "ports": [{"name": "game"}], "labels": {"k": "v", "l": "w"},
+        })
+    };
+    let keyed = |agent: i32, key: &str| merged(on(agent), json!({"idempotencyKey": key}));
+    let dry = merged(on(1), json!({"dry": true}));
+    let nobody = json!({"endpoint": "sample", "includes": ["cpu>100000"]});
+    let bad = merged(on(1), json!({"agentId": 1, "dry": true, "idempotencyKey": ""}));
+    let long = "k".repeat(129);
+    vec![
+        read("EntityService/CreateEntity", 0, dry),
+        each("EntityService/CreateEntity", [1, 2].map(on), PLACED),
+        each("EntityService/CreateEntity", [keyed(1, "parity a"), keyed(2, "parity b")], PLACED),
+        // Again: what each of them was answered, to everybody.
+        read("EntityService/CreateEntity", 0, keyed(1, "parity a")),
+        read("EntityService/CreateEntity", 0, keyed(2, "parity b")),
+        fails("EntityService/CreateEntity", 0, keyed(2, "parity a"), KeyReused),
+        fails("EntityService/CreateEntity", 0, keyed(1, &long), InvalidArgument),
+        fails("EntityService/CreateEntity", 0, nobody, NoAgentSuits),
+        fails("EntityService/CreateEntity", 0, bad, InvalidArgument),
     ]
 }
 
@@ -136,6 +177,24 @@ pub(super) fn entities(f: &Fixture) -> Vec<Case> {
         fails("EntityService/DeleteEntity", 0, name(9999), EntityNotFound),
         each("EntityService/StatusEntity", [status(), status()], &["pid"]),
         fails("EntityService/StatusEntity", 0, name(9999), EntityNotFound),
+    ]
+}
+
+pub(super) fn processes(f: &Fixture) -> Vec<Case> {
+    let names = |purpose| f.clocks(purpose).map(|n| json!({"endpoint": "clock", "number": n}));
+    let none = || json!({"endpoint": "clock", "number": 9999});
+    let late = || json!({"endpoint": "clock", "number": 1, "grace": "3601s"});
+    let graceful = |purpose| names(purpose).map(|name| merged(name, json!({"grace": "5s"})));
+    vec![
+        each("EntityService/StartEntity", names("start"), PROCESS),
+        fails("EntityService/StartEntity", 0, none(), EntityNotFound),
+        each("EntityService/StatusEntity", names("start"), PROCESS),
+        each("EntityService/RestartEntity", graceful("restart"), PROCESS),
+        fails("EntityService/RestartEntity", 0, late(), InvalidArgument),
+        each("EntityService/StopEntity", graceful("stop"), PROCESS),
+        fails("EntityService/StopEntity", 0, late(), InvalidArgument),
+        each("EntityService/KillEntity", names("kill"), PROCESS),
+        fails("EntityService/KillEntity", 0, none(), EntityNotFound),
     ]
 }
 

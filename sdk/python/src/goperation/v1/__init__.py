@@ -6,3 +6,4 @@ from .cache_pb2 import *
 from .endpoint_pb2 import *
 from .entity_pb2 import *
 from .port_pb2 import *
+from .process_pb2 import *

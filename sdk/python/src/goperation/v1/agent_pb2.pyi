@@ -12,6 +12,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from goperation.v1 import port_pb2 as _port_pb2
+from goperation.v1 import process_pb2 as _process_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -66,6 +67,38 @@ AGENT_STATE_DELETED: AgentState.ValueType  # 6
 AGENT_STATE_PERDELETE: AgentState.ValueType  # 7
 """-128: waiting for the second phase of delete."""
 Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
+
+class _UpgradeState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpgradeStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpgradeState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPGRADE_STATE_UNSPECIFIED: _UpgradeState.ValueType  # 0
+    """There was none."""
+    UPGRADE_STATE_RUNNING: _UpgradeState.ValueType  # 1
+    """The package command runs, or the agent starts anew."""
+    UPGRADE_STATE_SUCCEEDED: _UpgradeState.ValueType  # 2
+    """The agent runs what was installed."""
+    UPGRADE_STATE_FAILED: _UpgradeState.ValueType  # 3
+    """The package command failed, or hung and was killed: the agent goes on as it was."""
+    UPGRADE_STATE_INTERRUPTED: _UpgradeState.ValueType  # 4
+    """The agent died while the package command ran: look at its log."""
+
+class UpgradeState(_UpgradeState, metaclass=_UpgradeStateEnumTypeWrapper):
+    """How an upgrade stands."""
+
+UPGRADE_STATE_UNSPECIFIED: UpgradeState.ValueType  # 0
+"""There was none."""
+UPGRADE_STATE_RUNNING: UpgradeState.ValueType  # 1
+"""The package command runs, or the agent starts anew."""
+UPGRADE_STATE_SUCCEEDED: UpgradeState.ValueType  # 2
+"""The agent runs what was installed."""
+UPGRADE_STATE_FAILED: UpgradeState.ValueType  # 3
+"""The package command failed, or hung and was killed: the agent goes on as it was."""
+UPGRADE_STATE_INTERRUPTED: UpgradeState.ValueType  # 4
+"""The agent died while the package command ran: look at its log."""
+Global___UpgradeState: _TypeAlias = UpgradeState  # noqa: Y015
 
 @_typing.final
 class AgentFacts(_message.Message):
@@ -138,6 +171,31 @@ class AgentSnapshot(_message.Message):
     MEMORY_FREE_MIB_FIELD_NUMBER: _builtins.int
     DISK_FREE_MIB_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
+    LOAD5_FIELD_NUMBER: _builtins.int
+    LOAD15_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SLEEPING_FIELD_NUMBER: _builtins.int
+    NUM_THREADS_FIELD_NUMBER: _builtins.int
+    NUM_FDS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    INTERRUPTS_FIELD_NUMBER: _builtins.int
+    SOFT_INTERRUPTS_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    NICE_FIELD_NUMBER: _builtins.int
+    SYSTEM_FIELD_NUMBER: _builtins.int
+    IOWAIT_FIELD_NUMBER: _builtins.int
+    IRQ_FIELD_NUMBER: _builtins.int
+    SOFT_IRQ_FIELD_NUMBER: _builtins.int
+    MEMORY_USED_MIB_FIELD_NUMBER: _builtins.int
+    MEMORY_CACHED_MIB_FIELD_NUMBER: _builtins.int
+    MEMORY_BUFFERS_MIB_FIELD_NUMBER: _builtins.int
+    MEMORY_UNUSED_MIB_FIELD_NUMBER: _builtins.int
+    LISTEN_FIELD_NUMBER: _builtins.int
+    SYN_FIELD_NUMBER: _builtins.int
+    ESTABLISHED_FIELD_NUMBER: _builtins.int
+    CLOSING_FIELD_NUMBER: _builtins.int
+    RECEIVED_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
     load1: _builtins.float
     """Load average of the last minute."""
     memory_free_mib: _builtins.int
@@ -146,6 +204,56 @@ class AgentSnapshot(_message.Message):
     """Disk available to the work folder, MiB."""
     processes: _builtins.int
     """Processes on the host."""
+    load5: _builtins.float
+    """Load average of the last 5 minutes."""
+    load15: _builtins.float
+    """Load average of the last 15 minutes."""
+    running: _builtins.int
+    """Processes that run or could."""
+    sleeping: _builtins.int
+    """Processes that sleep."""
+    num_threads: _builtins.int
+    """Threads of all processes."""
+    num_fds: _builtins.int
+    """Open files of the host."""
+    context: _builtins.float
+    """Switches of context a second since the last snapshot, like all rates here; 0 in the first."""
+    interrupts: _builtins.float
+    """Interrupts a second."""
+    soft_interrupts: _builtins.float
+    """Software interrupts a second."""
+    user: _builtins.float
+    """Percent of the time of all processors since the last snapshot: programs."""
+    nice: _builtins.float
+    """Percent: programs of lowered priority."""
+    system: _builtins.float
+    """Percent: the kernel."""
+    iowait: _builtins.float
+    """Percent: waiting for disks."""
+    irq: _builtins.float
+    """Percent: interrupts."""
+    soft_irq: _builtins.float
+    """Percent: software interrupts."""
+    memory_used_mib: _builtins.int
+    """Memory that programs use, MiB."""
+    memory_cached_mib: _builtins.int
+    """Memory that caches files, MiB."""
+    memory_buffers_mib: _builtins.int
+    """Memory that buffers disks, MiB."""
+    memory_unused_mib: _builtins.int
+    """Memory that nothing uses, MiB."""
+    listen: _builtins.int
+    """TCP sockets that listen."""
+    syn: _builtins.int
+    """TCP connections that are being made."""
+    established: _builtins.int
+    """TCP connections that are open."""
+    closing: _builtins.int
+    """TCP connections that are being closed."""
+    received: _builtins.float
+    """Bytes received a second by all interfaces but loopback."""
+    sent: _builtins.float
+    """Bytes sent a second by all interfaces but loopback."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was taken, by the agent's clock."""
@@ -158,14 +266,175 @@ class AgentSnapshot(_message.Message):
         memory_free_mib: _builtins.int = ...,
         disk_free_mib: _builtins.int = ...,
         processes: _builtins.int = ...,
+        load5: _builtins.float = ...,
+        load15: _builtins.float = ...,
+        running: _builtins.int = ...,
+        sleeping: _builtins.int = ...,
+        num_threads: _builtins.int = ...,
+        num_fds: _builtins.int = ...,
+        context: _builtins.float = ...,
+        interrupts: _builtins.float = ...,
+        soft_interrupts: _builtins.float = ...,
+        user: _builtins.float = ...,
+        nice: _builtins.float = ...,
+        system: _builtins.float = ...,
+        iowait: _builtins.float = ...,
+        irq: _builtins.float = ...,
+        soft_irq: _builtins.float = ...,
+        memory_used_mib: _builtins.int = ...,
+        memory_cached_mib: _builtins.int = ...,
+        memory_buffers_mib: _builtins.int = ...,
+        memory_unused_mib: _builtins.int = ...,
+        listen: _builtins.int = ...,
+        syn: _builtins.int = ...,
+        established: _builtins.int = ...,
+        closing: _builtins.int = ...,
+        received: _builtins.float = ...,
+        sent: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_free_mib", b"disk_free_mib", "load1", b"load1", "memory_free_mib", b"memory_free_mib", "processes", b"processes", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closing", b"closing", "context", b"context", "disk_free_mib", b"disk_free_mib", "established", b"established", "interrupts", b"interrupts", "iowait", b"iowait", "irq", b"irq", "listen", b"listen", "load1", b"load1", "load15", b"load15", "load5", b"load5", "memory_buffers_mib", b"memory_buffers_mib", "memory_cached_mib", b"memory_cached_mib", "memory_free_mib", b"memory_free_mib", "memory_unused_mib", b"memory_unused_mib", "memory_used_mib", b"memory_used_mib", "nice", b"nice", "num_fds", b"num_fds", "num_threads", b"num_threads", "processes", b"processes", "received", b"received", "running", b"running", "sent", b"sent", "sleeping", b"sleeping", "soft_interrupts", b"soft_interrupts", "soft_irq", b"soft_irq", "syn", b"syn", "system", b"system", "time", b"time", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentSnapshot: _TypeAlias = AgentSnapshot  # noqa: Y015
+
+@_typing.final
+class AgentReport(_message.Message):
+    """What is kept of one report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the manager got it."""
+
+    @_builtins.property
+    def snapshot(self) -> Global___AgentSnapshot:
+        """What the host did."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        snapshot: Global___AgentSnapshot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentReport: _TypeAlias = AgentReport  # noqa: Y015
+
+@_typing.final
+class AgentUpgrade(_message.Message):
+    """One upgrade of an agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    EXIT_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    VERSION_BEFORE_FIELD_NUMBER: _builtins.int
+    VERSION_AFTER_FIELD_NUMBER: _builtins.int
+    state: Global___UpgradeState.ValueType
+    """How it stands."""
+    message_id: _builtins.str
+    """Message that asked for it."""
+    file: _builtins.str
+    """Package."""
+    exit: _builtins.str
+    """How the package command ended: `exit code 0`, `timed out after 10m and was killed`, …"""
+    log: _builtins.str
+    """Where all of its output is, on the agent's host."""
+    output: _builtins.str
+    """The end of its output."""
+    version_before: _builtins.str
+    """Version of the agent before."""
+    version_after: _builtins.str
+    """Version of the agent after; empty until it has started anew."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___UpgradeState.ValueType = ...,
+        message_id: _builtins.str = ...,
+        file: _builtins.str = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        exit: _builtins.str = ...,
+        log: _builtins.str = ...,
+        output: _builtins.str = ...,
+        version_before: _builtins.str = ...,
+        version_after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "exit", b"exit", "file", b"file", "log", b"log", "message_id", b"message_id", "output", b"output", "state", b"state", "version_after", b"version_after", "version_before", b"version_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentUpgrade: _TypeAlias = AgentUpgrade  # noqa: Y015
+
+@_typing.final
+class StrayProcess(_message.Message):
+    """A process that an agent found and that should not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Endpoint."""
+    entity: _builtins.int
+    """Entity that it is, or was, of."""
+    pid: _builtins.int
+    """Its number."""
+    why: _builtins.str
+    """What is wrong: `its entity is deleted`, `its launcher is gone`, …"""
+    action: _builtins.str
+    """What was done: `left running` or `killed`."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        entity: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        why: _builtins.str = ...,
+        action: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "endpoint", b"endpoint", "entity", b"entity", "pid", b"pid", "time", b"time", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StrayProcess: _TypeAlias = StrayProcess  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):
@@ -216,6 +485,8 @@ class Agent(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Number, never reused."""
     type: _builtins.str
@@ -282,6 +553,14 @@ class Agent(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the record last changed."""
 
+    @_builtins.property
+    def upgrade(self) -> Global___AgentUpgrade:
+        """Its last upgrade."""
+
+    @_builtins.property
+    def strays(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrayProcess]:
+        """Processes that it found at its start and that should not be."""
+
     def __init__(
         self,
         *,
@@ -308,10 +587,12 @@ class Agent(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         reserved: _builtins.bool = ...,
+        upgrade: Global___AgentUpgrade | None = ...,
+        strays: _abc.Iterable[Global___StrayProcess] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_offset", b"clock_offset", "create_time", b"create_time", "facts", b"facts", "report_time", b"report_time", "snapshot", b"snapshot", "status_time", b"status_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_offset", b"clock_offset", "create_time", b"create_time", "facts", b"facts", "report_time", b"report_time", "snapshot", b"snapshot", "status_time", b"status_time", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_offset", b"clock_offset", "clock_skew", b"clock_skew", "create_time", b"create_time", "description", b"description", "endpoints", b"endpoints", "entities", b"entities", "etag", b"etag", "facts", b"facts", "host", b"host", "id", b"id", "labels", b"labels", "online", b"online", "ports_ranges", b"ports_ranges", "report_time", b"report_time", "reserved", b"reserved", "snapshot", b"snapshot", "state", b"state", "status", b"status", "status_cause", b"status_cause", "status_time", b"status_time", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "clock_offset", b"clock_offset", "clock_skew", b"clock_skew", "create_time", b"create_time", "description", b"description", "endpoints", b"endpoints", "entities", b"entities", "etag", b"etag", "facts", b"facts", "host", b"host", "id", b"id", "labels", b"labels", "online", b"online", "ports_ranges", b"ports_ranges", "report_time", b"report_time", "reserved", b"reserved", "snapshot", b"snapshot", "state", b"state", "status", b"status", "status_cause", b"status_cause", "status_time", b"status_time", "strays", b"strays", "type", b"type", "update_time", b"update_time", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -902,6 +1183,134 @@ class ReportAgentResponse(_message.Message):
 Global___ReportAgentResponse: _TypeAlias = ReportAgentResponse  # noqa: Y015
 
 @_typing.final
+class IndexReportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Number of the agent."""
+    page_size: _builtins.int
+    """Rows a page: 100 when 0, at most 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only reports from this time on."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Only reports before this time."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexReportsRequest: _TypeAlias = IndexReportsRequest  # noqa: Y015
+
+@_typing.final
+class IndexReportsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    total_size: _builtins.int
+    """Rows that match, over all pages."""
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentReport]:
+        """This page."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___AgentReport] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reports", b"reports", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexReportsResponse: _TypeAlias = IndexReportsResponse  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Number of the agent."""
+    file: _builtins.str
+    """What `{file}` in the agent's package command stands for: a path on its host, or a URL. Empty
+    when its command names none.
+    """
+    message_id: _builtins.str
+    """Id of the message: repeating with the same one is safe. One is made when it is empty."""
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may be started at the latest; the end of the wait when not said."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        file: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "finish_time", b"finish_time", "id", b"id", "message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentRequest: _TypeAlias = UpgradeAgentRequest  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPGRADE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upgrade(self) -> Global___AgentUpgrade:
+        """How it went."""
+
+    def __init__(
+        self,
+        *,
+        upgrade: Global___AgentUpgrade | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["upgrade", b"upgrade"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["upgrade", b"upgrade"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentResponse: _TypeAlias = UpgradeAgentResponse  # noqa: Y015
+
+@_typing.final
 class CleanAgentRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1109,7 +1518,7 @@ class AgentEndpoint(_message.Message):
     name: _builtins.str
     """Name."""
     driver: _builtins.str
-    """Driver: `script`."""
+    """Driver: `script` or `process`."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointMethod]:
         """Its methods."""
@@ -1140,6 +1549,7 @@ class AgentEntity(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Endpoint."""
     number: _builtins.int
@@ -1152,6 +1562,10 @@ class AgentEntity(_message.Message):
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[_port_pb2.Port]:
         """Its ports."""
 
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process; not set when its driver starts none."""
+
     def __init__(
         self,
         *,
@@ -1160,10 +1574,11 @@ class AgentEntity(_message.Message):
         ready: _builtins.bool = ...,
         failed: _builtins.bool = ...,
         ports: _abc.Iterable[_port_pb2.Port] | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "failed", b"failed", "number", b"number", "ports", b"ports", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "failed", b"failed", "number", b"number", "ports", b"ports", "process", b"process", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1181,6 +1596,8 @@ class SyncAgentRequest(_message.Message):
     PORTS_RANGES_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    UPGRADE_FIELD_NUMBER: _builtins.int
+    STRAYS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Number of the agent."""
     secret: _builtins.str
@@ -1205,6 +1622,14 @@ class SyncAgentRequest(_message.Message):
     def facts(self) -> Global___AgentFacts:
         """What its host has."""
 
+    @_builtins.property
+    def upgrade(self) -> Global___AgentUpgrade:
+        """Its last upgrade."""
+
+    @_builtins.property
+    def strays(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrayProcess]:
+        """Processes that it found at its start and that should not be."""
+
     def __init__(
         self,
         *,
@@ -1216,10 +1641,12 @@ class SyncAgentRequest(_message.Message):
         ports_ranges: _abc.Iterable[_builtins.str] | None = ...,
         facts: Global___AgentFacts | None = ...,
         address: _builtins.str = ...,
+        upgrade: Global___AgentUpgrade | None = ...,
+        strays: _abc.Iterable[Global___StrayProcess] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "upgrade", b"upgrade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "endpoints", b"endpoints", "entities", b"entities", "facts", b"facts", "generation", b"generation", "id", b"id", "ports_ranges", b"ports_ranges", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "endpoints", b"endpoints", "entities", b"entities", "facts", b"facts", "generation", b"generation", "id", b"id", "ports_ranges", b"ports_ranges", "secret", b"secret", "strays", b"strays", "upgrade", b"upgrade"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -90,6 +90,16 @@ class AgentServiceStub:
                 request_serializer=goperation_dot_v1_dot_agent__pb2.ReportAgentRequest.SerializeToString,
                 response_deserializer=goperation_dot_v1_dot_agent__pb2.ReportAgentResponse.FromString,
                 _registered_method=True)
+        self.IndexReports = channel.unary_unary(
+                '/goperation.v1.AgentService/IndexReports',
+                request_serializer=goperation_dot_v1_dot_agent__pb2.IndexReportsRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_agent__pb2.IndexReportsResponse.FromString,
+                _registered_method=True)
+        self.UpgradeAgent = channel.unary_unary(
+                '/goperation.v1.AgentService/UpgradeAgent',
+                request_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.FromString,
+                _registered_method=True)
         self.CleanAgent = channel.unary_unary(
                 '/goperation.v1.AgentService/CleanAgent',
                 request_serializer=goperation_dot_v1_dot_agent__pb2.CleanAgentRequest.SerializeToString,
@@ -196,6 +206,22 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IndexReports(self, request, context):
+        """The reports that are kept of an agent, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpgradeAgent(self, request, context):
+        """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
+        on. The answer comes after the restart; when that is later than the caller waits, it is
+        OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CleanAgent(self, request, context):
         """Removes the record of a DELETED agent. Its number stays used.
         """
@@ -283,6 +309,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.ReportAgent,
                     request_deserializer=goperation_dot_v1_dot_agent__pb2.ReportAgentRequest.FromString,
                     response_serializer=goperation_dot_v1_dot_agent__pb2.ReportAgentResponse.SerializeToString,
+            ),
+            'IndexReports': grpc.unary_unary_rpc_method_handler(
+                    servicer.IndexReports,
+                    request_deserializer=goperation_dot_v1_dot_agent__pb2.IndexReportsRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_agent__pb2.IndexReportsResponse.SerializeToString,
+            ),
+            'UpgradeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeAgent,
+                    request_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.SerializeToString,
             ),
             'CleanAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.CleanAgent,
@@ -603,6 +639,60 @@ class AgentService:
             '/goperation.v1.AgentService/ReportAgent',
             goperation_dot_v1_dot_agent__pb2.ReportAgentRequest.SerializeToString,
             goperation_dot_v1_dot_agent__pb2.ReportAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IndexReports(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.AgentService/IndexReports',
+            goperation_dot_v1_dot_agent__pb2.IndexReportsRequest.SerializeToString,
+            goperation_dot_v1_dot_agent__pb2.IndexReportsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.AgentService/UpgradeAgent',
+            goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.SerializeToString,
+            goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,13 @@ class AgentServiceStub:
     """Gives a paused agent the status back that it had."""
     ReportAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.ReportAgentRequest, _agent_pb2.ReportAgentResponse]
     """An agent's facts and performance snapshot, kept with its record."""
+    IndexReports: _grpc.UnaryUnaryMultiCallable[_agent_pb2.IndexReportsRequest, _agent_pb2.IndexReportsResponse]
+    """The reports that are kept of an agent, newest first."""
+    UpgradeAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UpgradeAgentRequest, _agent_pb2.UpgradeAgentResponse]
+    """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
+    on. The answer comes after the restart; when that is later than the caller waits, it is
+    OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+    """
     CleanAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CleanAgentRequest, _agent_pb2.CleanAgentResponse]
     """Removes the record of a DELETED agent. Its number stays used."""
     RenewAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RenewAgentRequest, _agent_pb2.RenewAgentResponse]
@@ -105,6 +112,13 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Gives a paused agent the status back that it had."""
     ReportAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.ReportAgentRequest, _agent_pb2.ReportAgentResponse]  # type: ignore[assignment]
     """An agent's facts and performance snapshot, kept with its record."""
+    IndexReports: _aio.UnaryUnaryMultiCallable[_agent_pb2.IndexReportsRequest, _agent_pb2.IndexReportsResponse]  # type: ignore[assignment]
+    """The reports that are kept of an agent, newest first."""
+    UpgradeAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpgradeAgentRequest, _agent_pb2.UpgradeAgentResponse]  # type: ignore[assignment]
+    """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
+    on. The answer comes after the restart; when that is later than the caller waits, it is
+    OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+    """
     CleanAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.CleanAgentRequest, _agent_pb2.CleanAgentResponse]  # type: ignore[assignment]
     """Removes the record of a DELETED agent. Its number stays used."""
     RenewAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.RenewAgentRequest, _agent_pb2.RenewAgentResponse]  # type: ignore[assignment]
@@ -213,6 +227,25 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_pb2.ReportAgentResponse, _abc.Awaitable[_agent_pb2.ReportAgentResponse]]:
         """An agent's facts and performance snapshot, kept with its record."""
+
+    @_abc_1.abstractmethod
+    def IndexReports(
+        self,
+        request: _agent_pb2.IndexReportsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.IndexReportsResponse, _abc.Awaitable[_agent_pb2.IndexReportsResponse]]:
+        """The reports that are kept of an agent, newest first."""
+
+    @_abc_1.abstractmethod
+    def UpgradeAgent(
+        self,
+        request: _agent_pb2.UpgradeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UpgradeAgentResponse, _abc.Awaitable[_agent_pb2.UpgradeAgentResponse]]:
+        """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
+        on. The answer comes after the restart; when that is later than the caller waits, it is
+        OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+        """
 
     @_abc_1.abstractmethod
     def CleanAgent(

@@ -385,3 +385,146 @@ class CountEndpointsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountEndpointsResponse: _TypeAlias = CountEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class ChooseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCLUDES_FIELD_NUMBER: _builtins.int
+    WEIGHTERS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the endpoint."""
+    limit: _builtins.int
+    """At most so many candidates; 0 for all."""
+    @_builtins.property
+    def includes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Conditions that all must hold: `KEY OP VALUE`, as `cpu>=2` or `metadata.mysql>=5.5`. Keys: id,
+        host, cpu, memory, disk (MiB), free (MiB of memory), left (MiB of disk), load, process, cputime
+        and iowait (percent), fds, conns, entities, time (age of the facts in seconds), labels.KEY and
+        metadata.KEY. Operators: < > = != <= >=; & (all bits of VALUE are set), | (at least one is) and
+        % (VALUE divides it). Versions and numbers compare as such. An agent without the key is left
+        out.
+        """
+
+    @_builtins.property
+    def weighters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What comes first: `KEY` for the smallest, or `KEY/N` to compare what is left of the value
+        divided by N and rounded down; with a negative N the largest comes first. The next one decides
+        where the former are equal. Without any: the fewest entities first.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        includes: _abc.Iterable[_builtins.str] | None = ...,
+        weighters: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["includes", b"includes", "limit", b"limit", "name", b"name", "weighters", b"weighters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseRequest: _TypeAlias = ChooseRequest  # noqa: Y015
+
+@_typing.final
+class ChooseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """Agents that suit, best first."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOut]:
+        """Agents that have the endpoint and do not suit, and why."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        left_out: _abc.Iterable[Global___LeftOut] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "left_out", b"left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseResponse: _TypeAlias = ChooseResponse  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """An agent that suits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.int
+    """Number of the agent."""
+    host: _builtins.str
+    """Its host."""
+    entities: _builtins.int
+    """Entities on it, of all endpoints."""
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What each weighter made of it, in their order."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.int = ...,
+        host: _builtins.str = ...,
+        entities: _builtins.int = ...,
+        weights: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "entities", b"entities", "host", b"host", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
+
+@_typing.final
+class LeftOut(_message.Message):
+    """An agent that does not suit, or that refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.int
+    """Number of the agent."""
+    host: _builtins.str
+    """Its host."""
+    reason: _builtins.str
+    """Reason of a refusal, as errors have it; empty when it did not suit."""
+    why: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.int = ...,
+        host: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "host", b"host", "reason", b"reason", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOut: _TypeAlias = LeftOut  # noqa: Y015

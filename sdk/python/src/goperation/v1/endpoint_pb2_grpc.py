@@ -62,6 +62,11 @@ class EndpointServiceStub:
                 request_serializer=goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointRequest.SerializeToString,
                 response_deserializer=goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointResponse.FromString,
                 _registered_method=True)
+        self.Choose = channel.unary_unary(
+                '/goperation.v1.EndpointService/Choose',
+                request_serializer=goperation_dot_v1_dot_endpoint__pb2.ChooseRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_endpoint__pb2.ChooseResponse.FromString,
+                _registered_method=True)
         self.CountEndpoints = channel.unary_unary(
                 '/goperation.v1.EndpointService/CountEndpoints',
                 request_serializer=goperation_dot_v1_dot_endpoint__pb2.CountEndpointsRequest.SerializeToString,
@@ -112,6 +117,14 @@ class EndpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Choose(self, request, context):
+        """Which agents suit a new entity of an endpoint, best first. Only agents that have the endpoint,
+        are ACTIVE and online, and whose facts are under 30 minutes old. It changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CountEndpoints(self, request, context):
         """How many agents and entities endpoints have; for all when none is named.
         """
@@ -146,6 +159,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.AgentsEndpoint,
                     request_deserializer=goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointRequest.FromString,
                     response_serializer=goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointResponse.SerializeToString,
+            ),
+            'Choose': grpc.unary_unary_rpc_method_handler(
+                    servicer.Choose,
+                    request_deserializer=goperation_dot_v1_dot_endpoint__pb2.ChooseRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_endpoint__pb2.ChooseResponse.SerializeToString,
             ),
             'CountEndpoints': grpc.unary_unary_rpc_method_handler(
                     servicer.CountEndpoints,
@@ -291,6 +309,33 @@ class EndpointService:
             '/goperation.v1.EndpointService/AgentsEndpoint',
             goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointRequest.SerializeToString,
             goperation_dot_v1_dot_endpoint__pb2.AgentsEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Choose(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.EndpointService/Choose',
+            goperation_dot_v1_dot_endpoint__pb2.ChooseRequest.SerializeToString,
+            goperation_dot_v1_dot_endpoint__pb2.ChooseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,10 @@ class EndpointServiceStub:
     """
     AgentsEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.AgentsEndpointRequest, _endpoint_pb2.AgentsEndpointResponse]
     """The agents that have an endpoint."""
+    Choose: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ChooseRequest, _endpoint_pb2.ChooseResponse]
+    """Which agents suit a new entity of an endpoint, best first. Only agents that have the endpoint,
+    are ACTIVE and online, and whose facts are under 30 minutes old. It changes nothing.
+    """
     CountEndpoints: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.CountEndpointsRequest, _endpoint_pb2.CountEndpointsResponse]
     """How many agents and entities endpoints have; for all when none is named."""
 
@@ -75,6 +79,10 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     """
     AgentsEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.AgentsEndpointRequest, _endpoint_pb2.AgentsEndpointResponse]  # type: ignore[assignment]
     """The agents that have an endpoint."""
+    Choose: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ChooseRequest, _endpoint_pb2.ChooseResponse]  # type: ignore[assignment]
+    """Which agents suit a new entity of an endpoint, best first. Only agents that have the endpoint,
+    are ACTIVE and online, and whose facts are under 30 minutes old. It changes nothing.
+    """
     CountEndpoints: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.CountEndpointsRequest, _endpoint_pb2.CountEndpointsResponse]  # type: ignore[assignment]
     """How many agents and entities endpoints have; for all when none is named."""
 
@@ -127,6 +135,16 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.AgentsEndpointResponse, _abc.Awaitable[_endpoint_pb2.AgentsEndpointResponse]]:
         """The agents that have an endpoint."""
+
+    @_abc_1.abstractmethod
+    def Choose(
+        self,
+        request: _endpoint_pb2.ChooseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ChooseResponse, _abc.Awaitable[_endpoint_pb2.ChooseResponse]]:
+        """Which agents suit a new entity of an endpoint, best first. Only agents that have the endpoint,
+        are ACTIVE and online, and whose facts are under 30 minutes old. It changes nothing.
+        """
 
     @_abc_1.abstractmethod
     def CountEndpoints(

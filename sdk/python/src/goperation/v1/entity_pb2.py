@@ -24,13 +24,16 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from goperation.v1 import endpoint_pb2 as goperation_dot_v1_dot_endpoint__pb2
 from goperation.v1 import port_pb2 as goperation_dot_v1_dot_port__pb2
+from goperation.v1 import process_pb2 as goperation_dot_v1_dot_process__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agoperation/v1/entity.proto\x12\rgoperation.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18goperation/v1/port.proto\"\x9c\x03\n\x06\x45ntity\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61gent_id\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x05\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1a.goperation.v1.EntityStateB\x04\xe2\x41\x01\x03\x12(\n\x05ports\x18\x05 \x03(\x0b\x32\x13.goperation.v1.PortB\x04\xe2\x41\x01\x03\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x31\n\x06labels\x18\x07 \x03(\x0b\x32!.goperation.v1.Entity.LabelsEntry\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x14IndexEntitiesRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"m\n\x15IndexEntitiesResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.goperation.v1.Entity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"*\n\x10NewEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb6\x01\n\x11NewEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\x46\n\x0b\x63onstraints\x18\x02 \x03(\x0b\x32\x31.goperation.v1.NewEntityResponse.ConstraintsEntry\x1a\x32\n\x10\x43onstraintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x11ShowEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\";\n\x12ShowEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"\xd9\x02\n\x13\x43reateEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08\x61gent_id\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12&\n\x05ports\x18\x03 \x03(\x0b\x32\x17.goperation.v1.PortWish\x12%\n\x04\x61rgs\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12>\n\x06labels\x18\x06 \x03(\x0b\x32..goperation.v1.CreateEntityRequest.LabelsEntry\x12\x0e\n\x06number\x18\x07 \x01(\x05\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"f\n\x14\x43reateEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"B\n\x13UpdateEntityRequest\x12+\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.EntityB\x04\xe2\x41\x01\x02\"=\n\x14UpdateEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"q\n\x11\x45\x64itEntityRequest\x12+\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.EntityB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\";\n\x12\x45\x64itEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"\xb8\x01\n\x13\x44\x65leteEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12%\n\x04\x61rgs\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\t\x12/\n\x0b\x66inish_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x14\x44\x65leteEntityResponse\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"C\n\x13StatusEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"f\n\x14StatusEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct*\xa9\x01\n\x0b\x45ntityState\x12\x1c\n\x18\x45NTITY_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NTITY_STATE_CREATING\x10\x01\x12\x16\n\x12\x45NTITY_STATE_READY\x10\x02\x12\x19\n\x15\x45NTITY_STATE_DELETING\x10\x03\x12\x17\n\x13\x45NTITY_STATE_FAILED\x10\x04\x12\x15\n\x11\x45NTITY_STATE_LOST\x10\x05\x32\xd5\t\n\rEntityService\x12\xb7\x01\n\rIndexEntities\x12#.goperation.v1.IndexEntitiesRequest\x1a$.goperation.v1.IndexEntitiesResponse\"[\x82\xd3\xe4\x93\x02U\x12\x0c/v1/entitiesZ#\x12!/v1/endpoints/{endpoint}/entitiesZ \x12\x1e/v1/agents/{agent_id}/entities\x12}\n\tNewEntity\x12\x1f.goperation.v1.NewEntityRequest\x1a .goperation.v1.NewEntityResponse\"-\x82\xd3\xe4\x93\x02\'\x12%/v1/endpoints/{endpoint}/entities/new\x12\x8d\x01\n\nShowEntity\x12 .goperation.v1.ShowEntityRequest\x1a!.goperation.v1.ShowEntityResponse\":\x82\xd3\xe4\x93\x02\x34\x12*/v1/endpoints/{endpoint}/entities/{number}b\x06\x65ntity\x12\x85\x01\n\x0c\x43reateEntity\x12\".goperation.v1.CreateEntityRequest\x1a#.goperation.v1.CreateEntityResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/endpoints/{endpoint}/entities:\x01*\x12\xa9\x01\n\x0cUpdateEntity\x12\".goperation.v1.UpdateEntityRequest\x1a#.goperation.v1.UpdateEntityResponse\"P\x82\xd3\xe4\x93\x02J\x1a\x38/v1/endpoints/{entity.endpoint}/entities/{entity.number}:\x06\x65ntityb\x06\x65ntity\x12\xa3\x01\n\nEditEntity\x12 .goperation.v1.EditEntityRequest\x1a!.goperation.v1.EditEntityResponse\"P\x82\xd3\xe4\x93\x02J28/v1/endpoints/{entity.endpoint}/entities/{entity.number}:\x06\x65ntityb\x06\x65ntity\x12\x8b\x01\n\x0c\x44\x65leteEntity\x12\".goperation.v1.DeleteEntityRequest\x1a#.goperation.v1.DeleteEntityResponse\"2\x82\xd3\xe4\x93\x02,**/v1/endpoints/{endpoint}/entities/{number}\x12\x92\x01\n\x0cStatusEntity\x12\".goperation.v1.StatusEntityRequest\x1a#.goperation.v1.StatusEntityResponse\"9\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/endpoints/{endpoint}/entities/{number}:statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1agoperation/v1/entity.proto\x12\rgoperation.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cgoperation/v1/endpoint.proto\x1a\x18goperation/v1/port.proto\x1a\x1bgoperation/v1/process.proto\"\xd1\x03\n\x06\x45ntity\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x05\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x03\x12\x16\n\x08\x61gent_id\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x05\x12/\n\x05state\x18\x04 \x01(\x0e\x32\x1a.goperation.v1.EntityStateB\x04\xe2\x41\x01\x03\x12(\n\x05ports\x18\x05 \x03(\x0b\x32\x13.goperation.v1.PortB\x04\xe2\x41\x01\x03\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x31\n\x06labels\x18\x07 \x03(\x0b\x32!.goperation.v1.Entity.LabelsEntry\x12\x35\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x0c\n\x04\x65tag\x18\n \x01(\t\x12\x33\n\x07process\x18\x0b \x01(\x0b\x32\x1c.goperation.v1.EntityProcessB\x04\xe2\x41\x01\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x14IndexEntitiesRequest\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\x05\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"m\n\x15IndexEntitiesResponse\x12\'\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\x15.goperation.v1.Entity\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"*\n\x10NewEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"\xb6\x01\n\x11NewEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\x46\n\x0b\x63onstraints\x18\x02 \x03(\x0b\x32\x31.goperation.v1.NewEntityResponse.ConstraintsEntry\x1a\x32\n\x10\x43onstraintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"A\n\x11ShowEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\";\n\x12ShowEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"\x9e\x03\n\x13\x43reateEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\x05\x12&\n\x05ports\x18\x03 \x03(\x0b\x32\x17.goperation.v1.PortWish\x12%\n\x04\x61rgs\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12>\n\x06labels\x18\x06 \x03(\x0b\x32..goperation.v1.CreateEntityRequest.LabelsEntry\x12\x0e\n\x06number\x18\x07 \x01(\x05\x12/\n\x0b\x66inish_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08includes\x18\t \x03(\t\x12\x11\n\tweighters\x18\n \x03(\t\x12\x17\n\x0fidempotency_key\x18\x0b \x01(\t\x12\x0b\n\x03\x64ry\x18\x0c \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x01\n\x14\x43reateEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12,\n\ncandidates\x18\x03 \x03(\x0b\x32\x18.goperation.v1.Candidate\x12\'\n\x07refused\x18\x04 \x03(\x0b\x32\x16.goperation.v1.LeftOut\"B\n\x13UpdateEntityRequest\x12+\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.EntityB\x04\xe2\x41\x01\x02\"=\n\x14UpdateEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"q\n\x11\x45\x64itEntityRequest\x12+\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.EntityB\x04\xe2\x41\x01\x02\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\";\n\x12\x45\x64itEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\"\xb8\x01\n\x13\x44\x65leteEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12%\n\x04\x61rgs\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\t\x12/\n\x0b\x66inish_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x14\x44\x65leteEntityResponse\x12\'\n\x06result\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"C\n\x13StatusEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\x95\x01\n\x14StatusEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12\'\n\x06result\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12-\n\x07process\x18\x03 \x01(\x0b\x32\x1c.goperation.v1.EntityProcess\"s\n\x12StartEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12/\n\x0b\x66inish_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"k\n\x13StartEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12-\n\x07process\x18\x02 \x01(\x0b\x32\x1c.goperation.v1.EntityProcess\"\x9c\x01\n\x11StopEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x66inish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"j\n\x12StopEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12-\n\x07process\x18\x02 \x01(\x0b\x32\x1c.goperation.v1.EntityProcess\"\x9f\x01\n\x14RestartEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\x12(\n\x05grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x66inish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"m\n\x15RestartEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12-\n\x07process\x18\x02 \x01(\x0b\x32\x1c.goperation.v1.EntityProcess\"A\n\x11KillEntityRequest\x12\x16\n\x08\x65ndpoint\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x14\n\x06number\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"j\n\x12KillEntityResponse\x12%\n\x06\x65ntity\x18\x01 \x01(\x0b\x32\x15.goperation.v1.Entity\x12-\n\x07process\x18\x02 \x01(\x0b\x32\x1c.goperation.v1.EntityProcess*\xa9\x01\n\x0b\x45ntityState\x12\x1c\n\x18\x45NTITY_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NTITY_STATE_CREATING\x10\x01\x12\x16\n\x12\x45NTITY_STATE_READY\x10\x02\x12\x19\n\x15\x45NTITY_STATE_DELETING\x10\x03\x12\x17\n\x13\x45NTITY_STATE_FAILED\x10\x04\x12\x15\n\x11\x45NTITY_STATE_LOST\x10\x05\x32\xa5\x0e\n\rEntityService\x12\xb7\x01\n\rIndexEntities\x12#.goperation.v1.IndexEntitiesRequest\x1a$.goperation.v1.IndexEntitiesResponse\"[\x82\xd3\xe4\x93\x02U\x12\x0c/v1/entitiesZ#\x12!/v1/endpoints/{endpoint}/entitiesZ \x12\x1e/v1/agents/{agent_id}/entities\x12}\n\tNewEntity\x12\x1f.goperation.v1.NewEntityRequest\x1a .goperation.v1.NewEntityResponse\"-\x82\xd3\xe4\x93\x02\'\x12%/v1/endpoints/{endpoint}/entities/new\x12\x8d\x01\n\nShowEntity\x12 .goperation.v1.ShowEntityRequest\x1a!.goperation.v1.ShowEntityResponse\":\x82\xd3\xe4\x93\x02\x34\x12*/v1/endpoints/{endpoint}/entities/{number}b\x06\x65ntity\x12\x85\x01\n\x0c\x43reateEntity\x12\".goperation.v1.CreateEntityRequest\x1a#.goperation.v1.CreateEntityResponse\",\x82\xd3\xe4\x93\x02&\"!/v1/endpoints/{endpoint}/entities:\x01*\x12\xa9\x01\n\x0cUpdateEntity\x12\".goperation.v1.UpdateEntityRequest\x1a#.goperation.v1.UpdateEntityResponse\"P\x82\xd3\xe4\x93\x02J\x1a\x38/v1/endpoints/{entity.endpoint}/entities/{entity.number}:\x06\x65ntityb\x06\x65ntity\x12\xa3\x01\n\nEditEntity\x12 .goperation.v1.EditEntityRequest\x1a!.goperation.v1.EditEntityResponse\"P\x82\xd3\xe4\x93\x02J28/v1/endpoints/{entity.endpoint}/entities/{entity.number}:\x06\x65ntityb\x06\x65ntity\x12\x8b\x01\n\x0c\x44\x65leteEntity\x12\".goperation.v1.DeleteEntityRequest\x1a#.goperation.v1.DeleteEntityResponse\"2\x82\xd3\xe4\x93\x02,**/v1/endpoints/{endpoint}/entities/{number}\x12\x92\x01\n\x0cStatusEntity\x12\".goperation.v1.StatusEntityRequest\x1a#.goperation.v1.StatusEntityResponse\"9\x82\xd3\xe4\x93\x02\x33\x12\x31/v1/endpoints/{endpoint}/entities/{number}:status\x12\x91\x01\n\x0bStartEntity\x12!.goperation.v1.StartEntityRequest\x1a\".goperation.v1.StartEntityResponse\";\x82\xd3\xe4\x93\x02\x35\"0/v1/endpoints/{endpoint}/entities/{number}:start:\x01*\x12\x8d\x01\n\nStopEntity\x12 .goperation.v1.StopEntityRequest\x1a!.goperation.v1.StopEntityResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/endpoints/{endpoint}/entities/{number}:stop:\x01*\x12\x99\x01\n\rRestartEntity\x12#.goperation.v1.RestartEntityRequest\x1a$.goperation.v1.RestartEntityResponse\"=\x82\xd3\xe4\x93\x02\x37\"2/v1/endpoints/{endpoint}/entities/{number}:restart:\x01*\x12\x8d\x01\n\nKillEntity\x12 .goperation.v1.KillEntityRequest\x1a!.goperation.v1.KillEntityResponse\":\x82\xd3\xe4\x93\x02\x34\"//v1/endpoints/{endpoint}/entities/{number}:kill:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,6 +56,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENTITY'].fields_by_name['create_time']._serialized_options = b'\342A\001\003'
   _globals['_ENTITY'].fields_by_name['update_time']._loaded_options = None
   _globals['_ENTITY'].fields_by_name['update_time']._serialized_options = b'\342A\001\003'
+  _globals['_ENTITY'].fields_by_name['process']._loaded_options = None
+  _globals['_ENTITY'].fields_by_name['process']._serialized_options = b'\342A\001\003'
   _globals['_NEWENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
   _globals['_NEWENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
   _globals['_NEWENTITYRESPONSE_CONSTRAINTSENTRY']._loaded_options = None
@@ -65,8 +70,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEENTITYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
   _globals['_CREATEENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
-  _globals['_CREATEENTITYREQUEST'].fields_by_name['agent_id']._loaded_options = None
-  _globals['_CREATEENTITYREQUEST'].fields_by_name['agent_id']._serialized_options = b'\342A\001\002'
   _globals['_UPDATEENTITYREQUEST'].fields_by_name['entity']._loaded_options = None
   _globals['_UPDATEENTITYREQUEST'].fields_by_name['entity']._serialized_options = b'\342A\001\002'
   _globals['_EDITENTITYREQUEST'].fields_by_name['entity']._loaded_options = None
@@ -79,6 +82,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
   _globals['_STATUSENTITYREQUEST'].fields_by_name['number']._loaded_options = None
   _globals['_STATUSENTITYREQUEST'].fields_by_name['number']._serialized_options = b'\342A\001\002'
+  _globals['_STARTENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
+  _globals['_STARTENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
+  _globals['_STARTENTITYREQUEST'].fields_by_name['number']._loaded_options = None
+  _globals['_STARTENTITYREQUEST'].fields_by_name['number']._serialized_options = b'\342A\001\002'
+  _globals['_STOPENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
+  _globals['_STOPENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
+  _globals['_STOPENTITYREQUEST'].fields_by_name['number']._loaded_options = None
+  _globals['_STOPENTITYREQUEST'].fields_by_name['number']._serialized_options = b'\342A\001\002'
+  _globals['_RESTARTENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
+  _globals['_RESTARTENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
+  _globals['_RESTARTENTITYREQUEST'].fields_by_name['number']._loaded_options = None
+  _globals['_RESTARTENTITYREQUEST'].fields_by_name['number']._serialized_options = b'\342A\001\002'
+  _globals['_KILLENTITYREQUEST'].fields_by_name['endpoint']._loaded_options = None
+  _globals['_KILLENTITYREQUEST'].fields_by_name['endpoint']._serialized_options = b'\342A\001\002'
+  _globals['_KILLENTITYREQUEST'].fields_by_name['number']._loaded_options = None
+  _globals['_KILLENTITYREQUEST'].fields_by_name['number']._serialized_options = b'\342A\001\002'
   _globals['_ENTITYSERVICE'].methods_by_name['IndexEntities']._loaded_options = None
   _globals['_ENTITYSERVICE'].methods_by_name['IndexEntities']._serialized_options = b'\202\323\344\223\002U\022\014/v1/entitiesZ#\022!/v1/endpoints/{endpoint}/entitiesZ \022\036/v1/agents/{agent_id}/entities'
   _globals['_ENTITYSERVICE'].methods_by_name['NewEntity']._loaded_options = None
@@ -95,48 +114,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENTITYSERVICE'].methods_by_name['DeleteEntity']._serialized_options = b'\202\323\344\223\002,**/v1/endpoints/{endpoint}/entities/{number}'
   _globals['_ENTITYSERVICE'].methods_by_name['StatusEntity']._loaded_options = None
   _globals['_ENTITYSERVICE'].methods_by_name['StatusEntity']._serialized_options = b'\202\323\344\223\0023\0221/v1/endpoints/{endpoint}/entities/{number}:status'
-  _globals['_ENTITYSTATE']._serialized_start=2414
-  _globals['_ENTITYSTATE']._serialized_end=2583
-  _globals['_ENTITY']._serialized_start=232
-  _globals['_ENTITY']._serialized_end=644
-  _globals['_ENTITY_LABELSENTRY']._serialized_start=599
-  _globals['_ENTITY_LABELSENTRY']._serialized_end=644
-  _globals['_INDEXENTITIESREQUEST']._serialized_start=646
-  _globals['_INDEXENTITIESREQUEST']._serialized_end=759
-  _globals['_INDEXENTITIESRESPONSE']._serialized_start=761
-  _globals['_INDEXENTITIESRESPONSE']._serialized_end=870
-  _globals['_NEWENTITYREQUEST']._serialized_start=872
-  _globals['_NEWENTITYREQUEST']._serialized_end=914
-  _globals['_NEWENTITYRESPONSE']._serialized_start=917
-  _globals['_NEWENTITYRESPONSE']._serialized_end=1099
-  _globals['_NEWENTITYRESPONSE_CONSTRAINTSENTRY']._serialized_start=1049
-  _globals['_NEWENTITYRESPONSE_CONSTRAINTSENTRY']._serialized_end=1099
-  _globals['_SHOWENTITYREQUEST']._serialized_start=1101
-  _globals['_SHOWENTITYREQUEST']._serialized_end=1166
-  _globals['_SHOWENTITYRESPONSE']._serialized_start=1168
-  _globals['_SHOWENTITYRESPONSE']._serialized_end=1227
-  _globals['_CREATEENTITYREQUEST']._serialized_start=1230
-  _globals['_CREATEENTITYREQUEST']._serialized_end=1575
-  _globals['_CREATEENTITYREQUEST_LABELSENTRY']._serialized_start=599
-  _globals['_CREATEENTITYREQUEST_LABELSENTRY']._serialized_end=644
-  _globals['_CREATEENTITYRESPONSE']._serialized_start=1577
-  _globals['_CREATEENTITYRESPONSE']._serialized_end=1679
-  _globals['_UPDATEENTITYREQUEST']._serialized_start=1681
-  _globals['_UPDATEENTITYREQUEST']._serialized_end=1747
-  _globals['_UPDATEENTITYRESPONSE']._serialized_start=1749
-  _globals['_UPDATEENTITYRESPONSE']._serialized_end=1810
-  _globals['_EDITENTITYREQUEST']._serialized_start=1812
-  _globals['_EDITENTITYREQUEST']._serialized_end=1925
-  _globals['_EDITENTITYRESPONSE']._serialized_start=1927
-  _globals['_EDITENTITYRESPONSE']._serialized_end=1986
-  _globals['_DELETEENTITYREQUEST']._serialized_start=1989
-  _globals['_DELETEENTITYREQUEST']._serialized_end=2173
-  _globals['_DELETEENTITYRESPONSE']._serialized_start=2175
-  _globals['_DELETEENTITYRESPONSE']._serialized_end=2238
-  _globals['_STATUSENTITYREQUEST']._serialized_start=2240
-  _globals['_STATUSENTITYREQUEST']._serialized_end=2307
-  _globals['_STATUSENTITYRESPONSE']._serialized_start=2309
-  _globals['_STATUSENTITYRESPONSE']._serialized_end=2411
-  _globals['_ENTITYSERVICE']._serialized_start=2586
-  _globals['_ENTITYSERVICE']._serialized_end=3823
+  _globals['_ENTITYSERVICE'].methods_by_name['StartEntity']._loaded_options = None
+  _globals['_ENTITYSERVICE'].methods_by_name['StartEntity']._serialized_options = b'\202\323\344\223\0025\"0/v1/endpoints/{endpoint}/entities/{number}:start:\001*'
+  _globals['_ENTITYSERVICE'].methods_by_name['StopEntity']._loaded_options = None
+  _globals['_ENTITYSERVICE'].methods_by_name['StopEntity']._serialized_options = b'\202\323\344\223\0024\"//v1/endpoints/{endpoint}/entities/{number}:stop:\001*'
+  _globals['_ENTITYSERVICE'].methods_by_name['RestartEntity']._loaded_options = None
+  _globals['_ENTITYSERVICE'].methods_by_name['RestartEntity']._serialized_options = b'\202\323\344\223\0027\"2/v1/endpoints/{endpoint}/entities/{number}:restart:\001*'
+  _globals['_ENTITYSERVICE'].methods_by_name['KillEntity']._loaded_options = None
+  _globals['_ENTITYSERVICE'].methods_by_name['KillEntity']._serialized_options = b'\202\323\344\223\0024\"//v1/endpoints/{endpoint}/entities/{number}:kill:\001*'
+  _globals['_ENTITYSTATE']._serialized_start=3704
+  _globals['_ENTITYSTATE']._serialized_end=3873
+  _globals['_ENTITY']._serialized_start=323
+  _globals['_ENTITY']._serialized_end=788
+  _globals['_ENTITY_LABELSENTRY']._serialized_start=743
+  _globals['_ENTITY_LABELSENTRY']._serialized_end=788
+  _globals['_INDEXENTITIESREQUEST']._serialized_start=790
+  _globals['_INDEXENTITIESREQUEST']._serialized_end=903
+  _globals['_INDEXENTITIESRESPONSE']._serialized_start=905
+  _globals['_INDEXENTITIESRESPONSE']._serialized_end=1014
+  _globals['_NEWENTITYREQUEST']._serialized_start=1016
+  _globals['_NEWENTITYREQUEST']._serialized_end=1058
+  _globals['_NEWENTITYRESPONSE']._serialized_start=1061
+  _globals['_NEWENTITYRESPONSE']._serialized_end=1243
+  _globals['_NEWENTITYRESPONSE_CONSTRAINTSENTRY']._serialized_start=1193
+  _globals['_NEWENTITYRESPONSE_CONSTRAINTSENTRY']._serialized_end=1243
+  _globals['_SHOWENTITYREQUEST']._serialized_start=1245
+  _globals['_SHOWENTITYREQUEST']._serialized_end=1310
+  _globals['_SHOWENTITYRESPONSE']._serialized_start=1312
+  _globals['_SHOWENTITYRESPONSE']._serialized_end=1371
+  _globals['_CREATEENTITYREQUEST']._serialized_start=1374
+  _globals['_CREATEENTITYREQUEST']._serialized_end=1788
+  _globals['_CREATEENTITYREQUEST_LABELSENTRY']._serialized_start=743
+  _globals['_CREATEENTITYREQUEST_LABELSENTRY']._serialized_end=788
+  _globals['_CREATEENTITYRESPONSE']._serialized_start=1791
+  _globals['_CREATEENTITYRESPONSE']._serialized_end=1980
+  _globals['_UPDATEENTITYREQUEST']._serialized_start=1982
+  _globals['_UPDATEENTITYREQUEST']._serialized_end=2048
+  _globals['_UPDATEENTITYRESPONSE']._serialized_start=2050
+  _globals['_UPDATEENTITYRESPONSE']._serialized_end=2111
+  _globals['_EDITENTITYREQUEST']._serialized_start=2113
+  _globals['_EDITENTITYREQUEST']._serialized_end=2226
+  _globals['_EDITENTITYRESPONSE']._serialized_start=2228
+  _globals['_EDITENTITYRESPONSE']._serialized_end=2287
+  _globals['_DELETEENTITYREQUEST']._serialized_start=2290
+  _globals['_DELETEENTITYREQUEST']._serialized_end=2474
+  _globals['_DELETEENTITYRESPONSE']._serialized_start=2476
+  _globals['_DELETEENTITYRESPONSE']._serialized_end=2539
+  _globals['_STATUSENTITYREQUEST']._serialized_start=2541
+  _globals['_STATUSENTITYREQUEST']._serialized_end=2608
+  _globals['_STATUSENTITYRESPONSE']._serialized_start=2611
+  _globals['_STATUSENTITYRESPONSE']._serialized_end=2760
+  _globals['_STARTENTITYREQUEST']._serialized_start=2762
+  _globals['_STARTENTITYREQUEST']._serialized_end=2877
+  _globals['_STARTENTITYRESPONSE']._serialized_start=2879
+  _globals['_STARTENTITYRESPONSE']._serialized_end=2986
+  _globals['_STOPENTITYREQUEST']._serialized_start=2989
+  _globals['_STOPENTITYREQUEST']._serialized_end=3145
+  _globals['_STOPENTITYRESPONSE']._serialized_start=3147
+  _globals['_STOPENTITYRESPONSE']._serialized_end=3253
+  _globals['_RESTARTENTITYREQUEST']._serialized_start=3256
+  _globals['_RESTARTENTITYREQUEST']._serialized_end=3415
+  _globals['_RESTARTENTITYRESPONSE']._serialized_start=3417
+  _globals['_RESTARTENTITYRESPONSE']._serialized_end=3526
+  _globals['_KILLENTITYREQUEST']._serialized_start=3528
+  _globals['_KILLENTITYREQUEST']._serialized_end=3593
+  _globals['_KILLENTITYRESPONSE']._serialized_start=3595
+  _globals['_KILLENTITYRESPONSE']._serialized_end=3701
+  _globals['_ENTITYSERVICE']._serialized_start=3876
+  _globals['_ENTITYSERVICE']._serialized_end=5705
 # @@protoc_insertion_point(module_scope)

@@ -5,13 +5,16 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from goperation.v1 import endpoint_pb2 as _endpoint_pb2
 from goperation.v1 import port_pb2 as _port_pb2
+from goperation.v1 import process_pb2 as _process_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -95,6 +98,7 @@ class Entity(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Endpoint."""
     number: _builtins.int
@@ -123,6 +127,10 @@ class Entity(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When the record last changed."""
 
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process, as its agent last told; StatusEntity asks it."""
+
     def __init__(
         self,
         *,
@@ -136,10 +144,11 @@ class Entity(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        process: _process_pb2.EntityProcess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "process", b"process", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "create_time", b"create_time", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "labels", b"labels", "number", b"number", "ports", b"ports", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "create_time", b"create_time", "description", b"description", "endpoint", b"endpoint", "etag", b"etag", "labels", b"labels", "number", b"number", "ports", b"ports", "process", b"process", "state", b"state", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -357,14 +366,25 @@ class CreateEntityRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
+    INCLUDES_FIELD_NUMBER: _builtins.int
+    WEIGHTERS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    DRY_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Endpoint."""
     agent_id: _builtins.int
-    """Agent that it shall be on."""
+    """Agent that it shall be on; 0 for the best one."""
     description: _builtins.str
     """Free text."""
     number: _builtins.int
     """Number that it shall have: at least the endpoint's next one; that one when 0."""
+    idempotency_key: _builtins.str
+    """A repeat with the same key, within a day, creates nothing and gets the first answer; with
+    another content it is refused with KEY_REUSED. At most 128 printable characters. The header or
+    metadata `idempotency-key` says the same.
+    """
+    dry: _builtins.bool
+    """Only without an agent: chooses and creates nothing."""
     @_builtins.property
     def ports(self) -> _containers.RepeatedCompositeFieldContainer[_port_pb2.PortWish]:
         """Ports that it shall have."""
@@ -381,6 +401,14 @@ class CreateEntityRequest(_message.Message):
     def finish_time(self) -> _timestamp_pb2.Timestamp:
         """When its creation may be started at the latest; the end of the wait when not said."""
 
+    @_builtins.property
+    def includes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only without an agent: conditions of ChooseRequest."""
+
+    @_builtins.property
+    def weighters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only without an agent: order of ChooseRequest."""
+
     def __init__(
         self,
         *,
@@ -392,10 +420,14 @@ class CreateEntityRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         number: _builtins.int = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
+        includes: _abc.Iterable[_builtins.str] | None = ...,
+        weighters: _abc.Iterable[_builtins.str] | None = ...,
+        idempotency_key: _builtins.str = ...,
+        dry: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "finish_time", b"finish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args", b"args", "description", b"description", "endpoint", b"endpoint", "finish_time", b"finish_time", "labels", b"labels", "number", b"number", "ports", b"ports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args", b"args", "description", b"description", "dry", b"dry", "endpoint", b"endpoint", "finish_time", b"finish_time", "idempotency_key", b"idempotency_key", "includes", b"includes", "labels", b"labels", "number", b"number", "ports", b"ports", "weighters", b"weighters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,23 +439,35 @@ class CreateEntityResponse(_message.Message):
 
     ENTITY_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entity(self) -> Global___Entity:
-        """The entity."""
+        """The entity; not set after a dry run."""
 
     @_builtins.property
     def result(self) -> _struct_pb2.Struct:
         """What the create method answered."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_endpoint_pb2.Candidate]:
+        """Of a choice: the agents that suit, best first."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[_endpoint_pb2.LeftOut]:
+        """Of a choice: the agents that refused before one took it, in that order."""
 
     def __init__(
         self,
         *,
         entity: Global___Entity | None = ...,
         result: _struct_pb2.Struct | None = ...,
+        candidates: _abc.Iterable[_endpoint_pb2.Candidate] | None = ...,
+        refused: _abc.Iterable[_endpoint_pb2.LeftOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "entity", b"entity", "refused", b"refused", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,6 +665,7 @@ class StatusEntityResponse(_message.Message):
 
     ENTITY_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entity(self) -> Global___Entity:
         """The entity on record."""
@@ -629,16 +674,259 @@ class StatusEntityResponse(_message.Message):
     def result(self) -> _struct_pb2.Struct:
         """What the status method answered."""
 
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """What its process does now; not set when the endpoint's driver starts none."""
+
     def __init__(
         self,
         *,
         entity: Global___Entity | None = ...,
         result: _struct_pb2.Struct | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "result", b"result"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process", "result", b"result"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusEntityResponse: _TypeAlias = StatusEntityResponse  # noqa: Y015
+
+@_typing.final
+class StartEntityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Endpoint."""
+    number: _builtins.int
+    """Number."""
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may be started at the latest; the end of the wait when not said."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        number: _builtins.int = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "finish_time", b"finish_time", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEntityRequest: _TypeAlias = StartEntityRequest  # noqa: Y015
+
+@_typing.final
+class StartEntityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entity(self) -> Global___Entity:
+        """The entity on record."""
+
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process."""
+
+    def __init__(
+        self,
+        *,
+        entity: Global___Entity | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEntityResponse: _TypeAlias = StartEntityResponse  # noqa: Y015
+
+@_typing.final
+class StopEntityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Endpoint."""
+    number: _builtins.int
+    """Number."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """How long it may take to stop before it is killed; what the endpoint declares when not said."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When the stop may be started at the latest; the end of the wait when not said."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        number: _builtins.int = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "finish_time", b"finish_time", "grace", b"grace", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopEntityRequest: _TypeAlias = StopEntityRequest  # noqa: Y015
+
+@_typing.final
+class StopEntityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entity(self) -> Global___Entity:
+        """The entity on record."""
+
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process."""
+
+    def __init__(
+        self,
+        *,
+        entity: Global___Entity | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopEntityResponse: _TypeAlias = StopEntityResponse  # noqa: Y015
+
+@_typing.final
+class RestartEntityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    GRACE_FIELD_NUMBER: _builtins.int
+    FINISH_TIME_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Endpoint."""
+    number: _builtins.int
+    """Number."""
+    @_builtins.property
+    def grace(self) -> _duration_pb2.Duration:
+        """How long it may take to stop before it is killed; what the endpoint declares when not said."""
+
+    @_builtins.property
+    def finish_time(self) -> _timestamp_pb2.Timestamp:
+        """When the restart may be started at the latest; the end of the wait when not said."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        number: _builtins.int = ...,
+        grace: _duration_pb2.Duration | None = ...,
+        finish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finish_time", b"finish_time", "grace", b"grace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "finish_time", b"finish_time", "grace", b"grace", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartEntityRequest: _TypeAlias = RestartEntityRequest  # noqa: Y015
+
+@_typing.final
+class RestartEntityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entity(self) -> Global___Entity:
+        """The entity on record."""
+
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process."""
+
+    def __init__(
+        self,
+        *,
+        entity: Global___Entity | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestartEntityResponse: _TypeAlias = RestartEntityResponse  # noqa: Y015
+
+@_typing.final
+class KillEntityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    endpoint: _builtins.str
+    """Endpoint."""
+    number: _builtins.int
+    """Number."""
+    def __init__(
+        self,
+        *,
+        endpoint: _builtins.str = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KillEntityRequest: _TypeAlias = KillEntityRequest  # noqa: Y015
+
+@_typing.final
+class KillEntityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTITY_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entity(self) -> Global___Entity:
+        """The entity on record."""
+
+    @_builtins.property
+    def process(self) -> _process_pb2.EntityProcess:
+        """Its process."""
+
+    def __init__(
+        self,
+        *,
+        entity: Global___Entity | None = ...,
+        process: _process_pb2.EntityProcess | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KillEntityResponse: _TypeAlias = KillEntityResponse  # noqa: Y015

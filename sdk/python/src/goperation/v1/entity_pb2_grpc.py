@@ -75,6 +75,26 @@ class EntityServiceStub:
                 request_serializer=goperation_dot_v1_dot_entity__pb2.StatusEntityRequest.SerializeToString,
                 response_deserializer=goperation_dot_v1_dot_entity__pb2.StatusEntityResponse.FromString,
                 _registered_method=True)
+        self.StartEntity = channel.unary_unary(
+                '/goperation.v1.EntityService/StartEntity',
+                request_serializer=goperation_dot_v1_dot_entity__pb2.StartEntityRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_entity__pb2.StartEntityResponse.FromString,
+                _registered_method=True)
+        self.StopEntity = channel.unary_unary(
+                '/goperation.v1.EntityService/StopEntity',
+                request_serializer=goperation_dot_v1_dot_entity__pb2.StopEntityRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_entity__pb2.StopEntityResponse.FromString,
+                _registered_method=True)
+        self.RestartEntity = channel.unary_unary(
+                '/goperation.v1.EntityService/RestartEntity',
+                request_serializer=goperation_dot_v1_dot_entity__pb2.RestartEntityRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_entity__pb2.RestartEntityResponse.FromString,
+                _registered_method=True)
+        self.KillEntity = channel.unary_unary(
+                '/goperation.v1.EntityService/KillEntity',
+                request_serializer=goperation_dot_v1_dot_entity__pb2.KillEntityRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_entity__pb2.KillEntityResponse.FromString,
+                _registered_method=True)
 
 
 class EntityServiceServicer:
@@ -104,6 +124,8 @@ class EntityServiceServicer:
 
     def CreateEntity(self, request, context):
         """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method.
+        Without an agent it is placed on the best one (`EndpointService.Choose`); an agent that refuses
+        leaves it to the next. With an idempotency key a repeat gets the first answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +153,38 @@ class EntityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StatusEntity(self, request, context):
-        """Asks the agent for the entity's status, as the endpoint's status method tells it.
+        """Asks the agent for the entity's status: what its process does, as the agent sees it now, and
+        what the endpoint's status method tells.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartEntity(self, request, context):
+        """Starts the entity's process and waits until it is ready. One that runs already is left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopEntity(self, request, context):
+        """Stops the entity's process: the stop signal, the grace, then the whole group is killed. One
+        that is stopped already is left alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartEntity(self, request, context):
+        """Stops the entity's process if it runs, and starts it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KillEntity(self, request, context):
+        """Kills the entity's process with its whole group, at once. It does not wait for anything else
+        that is done with the entity.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +232,26 @@ def add_EntityServiceServicer_to_server(servicer, server):
                     servicer.StatusEntity,
                     request_deserializer=goperation_dot_v1_dot_entity__pb2.StatusEntityRequest.FromString,
                     response_serializer=goperation_dot_v1_dot_entity__pb2.StatusEntityResponse.SerializeToString,
+            ),
+            'StartEntity': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartEntity,
+                    request_deserializer=goperation_dot_v1_dot_entity__pb2.StartEntityRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_entity__pb2.StartEntityResponse.SerializeToString,
+            ),
+            'StopEntity': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopEntity,
+                    request_deserializer=goperation_dot_v1_dot_entity__pb2.StopEntityRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_entity__pb2.StopEntityResponse.SerializeToString,
+            ),
+            'RestartEntity': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartEntity,
+                    request_deserializer=goperation_dot_v1_dot_entity__pb2.RestartEntityRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_entity__pb2.RestartEntityResponse.SerializeToString,
+            ),
+            'KillEntity': grpc.unary_unary_rpc_method_handler(
+                    servicer.KillEntity,
+                    request_deserializer=goperation_dot_v1_dot_entity__pb2.KillEntityRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_entity__pb2.KillEntityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -398,6 +471,114 @@ class EntityService:
             '/goperation.v1.EntityService/StatusEntity',
             goperation_dot_v1_dot_entity__pb2.StatusEntityRequest.SerializeToString,
             goperation_dot_v1_dot_entity__pb2.StatusEntityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartEntity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.EntityService/StartEntity',
+            goperation_dot_v1_dot_entity__pb2.StartEntityRequest.SerializeToString,
+            goperation_dot_v1_dot_entity__pb2.StartEntityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopEntity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.EntityService/StopEntity',
+            goperation_dot_v1_dot_entity__pb2.StopEntityRequest.SerializeToString,
+            goperation_dot_v1_dot_entity__pb2.StopEntityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartEntity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.EntityService/RestartEntity',
+            goperation_dot_v1_dot_entity__pb2.RestartEntityRequest.SerializeToString,
+            goperation_dot_v1_dot_entity__pb2.RestartEntityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KillEntity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.EntityService/KillEntity',
+            goperation_dot_v1_dot_entity__pb2.KillEntityRequest.SerializeToString,
+            goperation_dot_v1_dot_entity__pb2.KillEntityResponse.FromString,
             options,
             channel_credentials,
             insecure,

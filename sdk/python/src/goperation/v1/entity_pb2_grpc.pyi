@@ -40,7 +40,10 @@ class EntityServiceStub:
     ShowEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.ShowEntityRequest, _entity_pb2.ShowEntityResponse]
     """One entity."""
     CreateEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.CreateEntityRequest, _entity_pb2.CreateEntityResponse]
-    """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method."""
+    """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method.
+    Without an agent it is placed on the best one (`EndpointService.Choose`); an agent that refuses
+    leaves it to the next. With an idempotency key a repeat gets the first answer.
+    """
     UpdateEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.UpdateEntityRequest, _entity_pb2.UpdateEntityResponse]
     """Replaces what an operator may set: description and labels."""
     EditEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.EditEntityRequest, _entity_pb2.EditEntityResponse]
@@ -48,7 +51,21 @@ class EntityServiceStub:
     DeleteEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.DeleteEntityRequest, _entity_pb2.DeleteEntityResponse]
     """Runs the endpoint's delete method, frees the ports and removes the home folder."""
     StatusEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.StatusEntityRequest, _entity_pb2.StatusEntityResponse]
-    """Asks the agent for the entity's status, as the endpoint's status method tells it."""
+    """Asks the agent for the entity's status: what its process does, as the agent sees it now, and
+    what the endpoint's status method tells.
+    """
+    StartEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.StartEntityRequest, _entity_pb2.StartEntityResponse]
+    """Starts the entity's process and waits until it is ready. One that runs already is left alone."""
+    StopEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.StopEntityRequest, _entity_pb2.StopEntityResponse]
+    """Stops the entity's process: the stop signal, the grace, then the whole group is killed. One
+    that is stopped already is left alone.
+    """
+    RestartEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.RestartEntityRequest, _entity_pb2.RestartEntityResponse]
+    """Stops the entity's process if it runs, and starts it."""
+    KillEntity: _grpc.UnaryUnaryMultiCallable[_entity_pb2.KillEntityRequest, _entity_pb2.KillEntityResponse]
+    """Kills the entity's process with its whole group, at once. It does not wait for anything else
+    that is done with the entity.
+    """
 
 @_typing.type_check_only
 class EntityServiceAsyncStub(EntityServiceStub):
@@ -62,7 +79,10 @@ class EntityServiceAsyncStub(EntityServiceStub):
     ShowEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.ShowEntityRequest, _entity_pb2.ShowEntityResponse]  # type: ignore[assignment]
     """One entity."""
     CreateEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.CreateEntityRequest, _entity_pb2.CreateEntityResponse]  # type: ignore[assignment]
-    """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method."""
+    """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method.
+    Without an agent it is placed on the best one (`EndpointService.Choose`); an agent that refuses
+    leaves it to the next. With an idempotency key a repeat gets the first answer.
+    """
     UpdateEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.UpdateEntityRequest, _entity_pb2.UpdateEntityResponse]  # type: ignore[assignment]
     """Replaces what an operator may set: description and labels."""
     EditEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.EditEntityRequest, _entity_pb2.EditEntityResponse]  # type: ignore[assignment]
@@ -70,7 +90,21 @@ class EntityServiceAsyncStub(EntityServiceStub):
     DeleteEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.DeleteEntityRequest, _entity_pb2.DeleteEntityResponse]  # type: ignore[assignment]
     """Runs the endpoint's delete method, frees the ports and removes the home folder."""
     StatusEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.StatusEntityRequest, _entity_pb2.StatusEntityResponse]  # type: ignore[assignment]
-    """Asks the agent for the entity's status, as the endpoint's status method tells it."""
+    """Asks the agent for the entity's status: what its process does, as the agent sees it now, and
+    what the endpoint's status method tells.
+    """
+    StartEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.StartEntityRequest, _entity_pb2.StartEntityResponse]  # type: ignore[assignment]
+    """Starts the entity's process and waits until it is ready. One that runs already is left alone."""
+    StopEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.StopEntityRequest, _entity_pb2.StopEntityResponse]  # type: ignore[assignment]
+    """Stops the entity's process: the stop signal, the grace, then the whole group is killed. One
+    that is stopped already is left alone.
+    """
+    RestartEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.RestartEntityRequest, _entity_pb2.RestartEntityResponse]  # type: ignore[assignment]
+    """Stops the entity's process if it runs, and starts it."""
+    KillEntity: _aio.UnaryUnaryMultiCallable[_entity_pb2.KillEntityRequest, _entity_pb2.KillEntityResponse]  # type: ignore[assignment]
+    """Kills the entity's process with its whole group, at once. It does not wait for anything else
+    that is done with the entity.
+    """
 
 class EntityServiceServicer(metaclass=_abc_1.ABCMeta):
     """An entity is one numbered instance of an endpoint, on one agent."""
@@ -105,7 +139,10 @@ class EntityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entity_pb2.CreateEntityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entity_pb2.CreateEntityResponse, _abc.Awaitable[_entity_pb2.CreateEntityResponse]]:
-        """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method."""
+        """Numbers an entity, reserves its ports on the agent and runs the endpoint's create method.
+        Without an agent it is placed on the best one (`EndpointService.Choose`); an agent that refuses
+        leaves it to the next. With an idempotency key a repeat gets the first answer.
+        """
 
     @_abc_1.abstractmethod
     def UpdateEntity(
@@ -137,6 +174,44 @@ class EntityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _entity_pb2.StatusEntityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_entity_pb2.StatusEntityResponse, _abc.Awaitable[_entity_pb2.StatusEntityResponse]]:
-        """Asks the agent for the entity's status, as the endpoint's status method tells it."""
+        """Asks the agent for the entity's status: what its process does, as the agent sees it now, and
+        what the endpoint's status method tells.
+        """
+
+    @_abc_1.abstractmethod
+    def StartEntity(
+        self,
+        request: _entity_pb2.StartEntityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entity_pb2.StartEntityResponse, _abc.Awaitable[_entity_pb2.StartEntityResponse]]:
+        """Starts the entity's process and waits until it is ready. One that runs already is left alone."""
+
+    @_abc_1.abstractmethod
+    def StopEntity(
+        self,
+        request: _entity_pb2.StopEntityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entity_pb2.StopEntityResponse, _abc.Awaitable[_entity_pb2.StopEntityResponse]]:
+        """Stops the entity's process: the stop signal, the grace, then the whole group is killed. One
+        that is stopped already is left alone.
+        """
+
+    @_abc_1.abstractmethod
+    def RestartEntity(
+        self,
+        request: _entity_pb2.RestartEntityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entity_pb2.RestartEntityResponse, _abc.Awaitable[_entity_pb2.RestartEntityResponse]]:
+        """Stops the entity's process if it runs, and starts it."""
+
+    @_abc_1.abstractmethod
+    def KillEntity(
+        self,
+        request: _entity_pb2.KillEntityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_entity_pb2.KillEntityResponse, _abc.Awaitable[_entity_pb2.KillEntityResponse]]:
+        """Kills the entity's process with its whole group, at once. It does not wait for anything else
+        that is done with the entity.
+        """
 
 def add_EntityServiceServicer_to_server(servicer: EntityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

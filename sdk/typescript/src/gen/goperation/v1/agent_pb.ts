@@ -10,13 +10,15 @@ import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Port } from "./port_pb.js";
 import { file_goperation_v1_port } from "./port_pb.js";
+import type { EntityProcess } from "./process_pb.js";
+import { file_goperation_v1_process } from "./process_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file goperation/v1/agent.proto.
  */
 export const file_goperation_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Chlnb3BlcmF0aW9uL3YxL2FnZW50LnByb3RvEg1nb3BlcmF0aW9uLnYxIrwBCgpBZ2VudEZhY3RzEgsKA2NwdRgBIAEoBRISCgptZW1vcnlfbWliGAIgASgFEhAKCGRpc2tfbWliGAMgASgFEg8KB3ZlcnNpb24YBCABKAkSOQoIbWV0YWRhdGEYBSADKAsyJy5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMuTWV0YWRhdGFFbnRyeRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiiwEKDUFnZW50U25hcHNob3QSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFbG9hZDEYAiABKAESFwoPbWVtb3J5X2ZyZWVfbWliGAMgASgFEhUKDWRpc2tfZnJlZV9taWIYBCABKAUSEQoJcHJvY2Vzc2VzGAUgASgFIswGCgVBZ2VudBIQCgJpZBgBIAEoBUIE4kEBAxISCgR0eXBlGAIgASgJQgTiQQEFEhIKBGhvc3QYAyABKAlCBOJBAQUSFQoHYWRkcmVzcxgEIAEoCUIE4kEBAxIuCgVzdGF0ZRgFIAEoDjIZLmdvcGVyYXRpb24udjEuQWdlbnRTdGF0ZUIE4kEBAxIUCgZzdGF0dXMYBiABKAVCBOJBAQMSGgoMc3RhdHVzX2NhdXNlGAcgASgJQgTiQQEDEjUKC3N0YXR1c190aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIE4kEBAxIUCgZvbmxpbmUYCSABKAhCBOJBAQMSGAoKY2xvY2tfc2tldxgKIAEoCEIE4kEBAxI1CgxjbG9ja19vZmZzZXQYCyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CBOJBAQMSGgoMcG9ydHNfcmFuZ2VzGAwgAygJQgTiQQEDEhcKCWVuZHBvaW50cxgNIAMoCUIE4kEBAxIWCghlbnRpdGllcxgOIAEoBUIE4kEBAxIuCgVmYWN0cxgPIAEoCzIZLmdvcGVyYXRpb24udjEuQWdlbnRGYWN0c0IE4kEBAxI0CghzbmFwc2hvdBgQIAEoCzIcLmdvcGVyYXRpb24udjEuQWdlbnRTbmFwc2hvdEIE4kEBAxI1CgtyZXBvcnRfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBOJBAQMSEwoLZGVzY3JpcHRpb24YEiABKAkSMAoGbGFiZWxzGBMgAygLMiAuZ29wZXJhdGlvbi52MS5BZ2VudC5MYWJlbHNFbnRyeRI1CgtjcmVhdGVfdGltZRgUIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBOJBAQMSNQoLdXBkYXRlX3RpbWUYFSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgTiQQEDEgwKBGV0YWcYFiABKAkSFgoIcmVzZXJ2ZWQYFyABKAhCBOJBAQMaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJzChJJbmRleEFnZW50c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSDgoGZmlsdGVyGAMgASgJEhAKCG9yZGVyX2J5GAQgASgJEhQKDHNob3dfZGVsZXRlZBgFIAEoCCJoChNJbmRleEFnZW50c1Jlc3BvbnNlEiQKBmFnZW50cxgBIAMoCzIULmdvcGVyYXRpb24udjEuQWdlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhIKCnRvdGFsX3NpemUYAyABKAUiEQoPTmV3QWdlbnRSZXF1ZXN0IrIBChBOZXdBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudBJFCgtjb25zdHJhaW50cxgCIAMoCzIwLmdvcGVyYXRpb24udjEuTmV3QWdlbnRSZXNwb25zZS5Db25zdHJhaW50c0VudHJ5GjIKEENvbnN0cmFpbnRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIkChBTaG93QWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECIjgKEVNob3dBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudCLBAQoSQ3JlYXRlQWdlbnRSZXF1ZXN0EhIKBHR5cGUYASABKAlCBOJBAQISEgoEaG9zdBgCIAEoCUIE4kEBAhIOCgZzZWNyZXQYAyABKAkSDwoHYWRkcmVzcxgEIAEoCRIUCgxwb3J0c19yYW5nZXMYBSADKAkSKAoFZmFjdHMYBiABKAsyGS5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMSDwoHcmVzZXJ2ZRgHIAEoCBIRCgllbmRwb2ludHMYCCADKAkiSQoTQ3JlYXRlQWdlbnRSZXNwb25zZRIjCgVhZ2VudBgBIAEoCzIULmdvcGVyYXRpb24udjEuQWdlbnQSDQoFa25vd24YAiABKAgiPwoSVXBkYXRlQWdlbnRSZXF1ZXN0EikKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudEIE4kEBAiI6ChNVcGRhdGVBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudCJuChBFZGl0QWdlbnRSZXF1ZXN0EikKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudEIE4kEBAhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siOAoRRWRpdEFnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50IkMKEkRlbGV0ZUFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAhINCgVmb3JjZRgCIAEoCBIMCgRldGFnGAMgASgJIjoKE0RlbGV0ZUFnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50IlIKFEFjdGl2YXRlQWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEigKBXN0YXRlGAIgASgOMhkuZ29wZXJhdGlvbi52MS5BZ2VudFN0YXRlIjwKFUFjdGl2YXRlQWdlbnRSZXNwb25zZRIjCgVhZ2VudBgBIAEoCzIULmdvcGVyYXRpb24udjEuQWdlbnQiJQoRUGF1c2VBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQIiOQoSUGF1c2VBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudCImChJSZXN1bWVBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQIiOgoTUmVzdW1lQWdlbnRSZXNwb25zZRIjCgVhZ2VudBgBIAEoCzIULmdvcGVyYXRpb24udjEuQWdlbnQikAEKElJlcG9ydEFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAhIOCgZzZWNyZXQYAiABKAkSKAoFZmFjdHMYAyABKAsyGS5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMSLgoIc25hcHNob3QYBCABKAsyHC5nb3BlcmF0aW9uLnYxLkFnZW50U25hcHNob3QiFQoTUmVwb3J0QWdlbnRSZXNwb25zZSIlChFDbGVhbkFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAiIUChJDbGVhbkFnZW50UmVzcG9uc2UicwoPQWdlbnRUcmFuc2l0aW9uEgwKBGZyb20YASABKAUSCgoCdG8YAiABKAUSDQoFY2F1c2UYAyABKAkSDQoFYWN0b3IYBCABKAkSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAinQIKEVJlbmV3QWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEhQKBnNlY3JldBgCIAEoCUIE4kEBAhIOCgZzdGF0dXMYAyABKAUSEgoKZ2VuZXJhdGlvbhgEIAEoBBIaChJtYW5hZ2VyX2dlbmVyYXRpb24YBSABKAQSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoLdHJhbnNpdGlvbnMYByADKAsyHi5nb3BlcmF0aW9uLnYxLkFnZW50VHJhbnNpdGlvbhIvCgxjbG9ja19vZmZzZXQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIc3RvcHBpbmcYCSABKAgihwEKElJlbmV3QWdlbnRSZXNwb25zZRIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgVsZWFzZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIMCgRzeW5jGAMgASgIEg8KB2RlbGV0ZWQYBCABKAgiRQoORW5kcG9pbnRNZXRob2QSDAoEbmFtZRgBIAEoCRIRCglyZWFkX29ubHkYAiABKAgSEgoKaWRlbXBvdGVudBgDIAEoCCJdCg1BZ2VudEVuZHBvaW50EgwKBG5hbWUYASABKAkSDgoGZHJpdmVyGAIgASgJEi4KB21ldGhvZHMYAyADKAsyHS5nb3BlcmF0aW9uLnYxLkVuZHBvaW50TWV0aG9kInIKC0FnZW50RW50aXR5EhAKCGVuZHBvaW50GAEgASgJEg4KBm51bWJlchgCIAEoBRINCgVyZWFkeRgDIAEoCBIOCgZmYWlsZWQYBCABKAgSIgoFcG9ydHMYBSADKAsyEy5nb3BlcmF0aW9uLnYxLlBvcnQi/gEKEFN5bmNBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQISFAoGc2VjcmV0GAIgASgJQgTiQQECEhIKCmdlbmVyYXRpb24YAyABKAQSLwoJZW5kcG9pbnRzGAQgAygLMhwuZ29wZXJhdGlvbi52MS5BZ2VudEVuZHBvaW50EiwKCGVudGl0aWVzGAUgAygLMhouZ29wZXJhdGlvbi52MS5BZ2VudEVudGl0eRIUCgxwb3J0c19yYW5nZXMYBiADKAkSKAoFZmFjdHMYByABKAsyGS5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMSDwoHYWRkcmVzcxgIIAEoCSIuCgpFbnRpdHlOYW1lEhAKCGVuZHBvaW50GAEgASgJEg4KBm51bWJlchgCIAEoBSJ7ChFTeW5jQWdlbnRSZXNwb25zZRIaChJtYW5hZ2VyX2dlbmVyYXRpb24YASABKAQSKQoGcmVtb3ZlGAIgAygLMhkuZ29wZXJhdGlvbi52MS5FbnRpdHlOYW1lEg4KBnN0YXR1cxgDIAEoBRIPCgdkZWxldGVkGAQgASgIIocBChNDbGFpbU1lc3NhZ2VSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEhQKBnNlY3JldBgCIAEoCUIE4kEBAhIYCgptZXNzYWdlX2lkGAMgASgJQgTiQQECEi4KCmtlZXBfdW50aWwYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjcKFENsYWltTWVzc2FnZVJlc3BvbnNlEg8KB2NsYWltZWQYASABKAgSDgoGaG9sZGVyGAIgASgFKuEBCgpBZ2VudFN0YXRlEhsKF0FHRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSQUdFTlRfU1RBVEVfQUNUSVZFEAESGAoUQUdFTlRfU1RBVEVfVU5BQ1RJVkUQAhIYChRBR0VOVF9TVEFURV9TT0ZUQlVTWRADEhwKGEFHRU5UX1NUQVRFX0lOSVRJQUxJWklORxAEEhgKFEFHRU5UX1NUQVRFX0hBUkRCVVNZEAUSFwoTQUdFTlRfU1RBVEVfREVMRVRFRBAGEhkKFUFHRU5UX1NUQVRFX1BFUkRFTEVURRAHMpwOCgxBZ2VudFNlcnZpY2USaAoLSW5kZXhBZ2VudHMSIS5nb3BlcmF0aW9uLnYxLkluZGV4QWdlbnRzUmVxdWVzdBoiLmdvcGVyYXRpb24udjEuSW5kZXhBZ2VudHNSZXNwb25zZSISgtPkkwIMEgovdjEvYWdlbnRzEmMKCE5ld0FnZW50Eh4uZ29wZXJhdGlvbi52MS5OZXdBZ2VudFJlcXVlc3QaHy5nb3BlcmF0aW9uLnYxLk5ld0FnZW50UmVzcG9uc2UiFoLT5JMCEBIOL3YxL2FnZW50cy9uZXcSbgoJU2hvd0FnZW50Eh8uZ29wZXJhdGlvbi52MS5TaG93QWdlbnRSZXF1ZXN0GiAuZ29wZXJhdGlvbi52MS5TaG93QWdlbnRSZXNwb25zZSIegtPkkwIYYgVhZ2VudBIPL3YxL2FnZW50cy97aWR9EmsKC0NyZWF0ZUFnZW50EiEuZ29wZXJhdGlvbi52MS5DcmVhdGVBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLkNyZWF0ZUFnZW50UmVzcG9uc2UiFYLT5JMCDzoBKiIKL3YxL2FnZW50cxKBAQoLVXBkYXRlQWdlbnQSIS5nb3BlcmF0aW9uLnYxLlVwZGF0ZUFnZW50UmVxdWVzdBoiLmdvcGVyYXRpb24udjEuVXBkYXRlQWdlbnRSZXNwb25zZSIrgtPkkwIlOgVhZ2VudGIFYWdlbnQaFS92MS9hZ2VudHMve2FnZW50LmlkfRJ7CglFZGl0QWdlbnQSHy5nb3BlcmF0aW9uLnYxLkVkaXRBZ2VudFJlcXVlc3QaIC5nb3BlcmF0aW9uLnYxLkVkaXRBZ2VudFJlc3BvbnNlIiuC0+STAiU6BWFnZW50YgVhZ2VudDIVL3YxL2FnZW50cy97YWdlbnQuaWR9EnQKC0RlbGV0ZUFnZW50EiEuZ29wZXJhdGlvbi52MS5EZWxldGVBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLkRlbGV0ZUFnZW50UmVzcG9uc2UiHoLT5JMCGGIFYWdlbnQqDy92MS9hZ2VudHMve2lkfRKGAQoNQWN0aXZhdGVBZ2VudBIjLmdvcGVyYXRpb24udjEuQWN0aXZhdGVBZ2VudFJlcXVlc3QaJC5nb3BlcmF0aW9uLnYxLkFjdGl2YXRlQWdlbnRSZXNwb25zZSIqgtPkkwIkOgEqYgVhZ2VudCIYL3YxL2FnZW50cy97aWR9OmFjdGl2YXRlEnoKClBhdXNlQWdlbnQSIC5nb3BlcmF0aW9uLnYxLlBhdXNlQWdlbnRSZXF1ZXN0GiEuZ29wZXJhdGlvbi52MS5QYXVzZUFnZW50UmVzcG9uc2UiJ4LT5JMCIToBKmIFYWdlbnQiFS92MS9hZ2VudHMve2lkfTpwYXVzZRJ+CgtSZXN1bWVBZ2VudBIhLmdvcGVyYXRpb24udjEuUmVzdW1lQWdlbnRSZXF1ZXN0GiIuZ29wZXJhdGlvbi52MS5SZXN1bWVBZ2VudFJlc3BvbnNlIiiC0+STAiI6ASpiBWFnZW50IhYvdjEvYWdlbnRzL3tpZH06cmVzdW1lEncKC1JlcG9ydEFnZW50EiEuZ29wZXJhdGlvbi52MS5SZXBvcnRBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLlJlcG9ydEFnZW50UmVzcG9uc2UiIYLT5JMCGzoBKiIWL3YxL2FnZW50cy97aWR9OnJlcG9ydBJzCgpDbGVhbkFnZW50EiAuZ29wZXJhdGlvbi52MS5DbGVhbkFnZW50UmVxdWVzdBohLmdvcGVyYXRpb24udjEuQ2xlYW5BZ2VudFJlc3BvbnNlIiCC0+STAho6ASoiFS92MS9hZ2VudHMve2lkfTpjbGVhbhJzCgpSZW5ld0FnZW50EiAuZ29wZXJhdGlvbi52MS5SZW5ld0FnZW50UmVxdWVzdBohLmdvcGVyYXRpb24udjEuUmVuZXdBZ2VudFJlc3BvbnNlIiCC0+STAho6ASoiFS92MS9hZ2VudHMve2lkfTpyZW5ldxJvCglTeW5jQWdlbnQSHy5nb3BlcmF0aW9uLnYxLlN5bmNBZ2VudFJlcXVlc3QaIC5nb3BlcmF0aW9uLnYxLlN5bmNBZ2VudFJlc3BvbnNlIh+C0+STAhk6ASoiFC92MS9hZ2VudHMve2lkfTpzeW5jEo8BCgxDbGFpbU1lc3NhZ2USIi5nb3BlcmF0aW9uLnYxLkNsYWltTWVzc2FnZVJlcXVlc3QaIy5nb3BlcmF0aW9uLnYxLkNsYWltTWVzc2FnZVJlc3BvbnNlIjaC0+STAjA6ASoiKy92MS9hZ2VudHMve2lkfS9tZXNzYWdlcy97bWVzc2FnZV9pZH06Y2xhaW1iBnByb3RvMw", [file_google_api_annotations, file_google_api_field_behavior, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_goperation_v1_port]);
+  fileDesc("Chlnb3BlcmF0aW9uL3YxL2FnZW50LnByb3RvEg1nb3BlcmF0aW9uLnYxIrwBCgpBZ2VudEZhY3RzEgsKA2NwdRgBIAEoBRISCgptZW1vcnlfbWliGAIgASgFEhAKCGRpc2tfbWliGAMgASgFEg8KB3ZlcnNpb24YBCABKAkSOQoIbWV0YWRhdGEYBSADKAsyJy5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMuTWV0YWRhdGFFbnRyeRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi2gQKDUFnZW50U25hcHNob3QSKAoEdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFbG9hZDEYAiABKAESFwoPbWVtb3J5X2ZyZWVfbWliGAMgASgFEhUKDWRpc2tfZnJlZV9taWIYBCABKAUSEQoJcHJvY2Vzc2VzGAUgASgFEg0KBWxvYWQ1GAYgASgBEg4KBmxvYWQxNRgHIAEoARIPCgdydW5uaW5nGAggASgFEhAKCHNsZWVwaW5nGAkgASgFEhMKC251bV90aHJlYWRzGAogASgFEg8KB251bV9mZHMYCyABKAUSDwoHY29udGV4dBgMIAEoARISCgppbnRlcnJ1cHRzGA0gASgBEhcKD3NvZnRfaW50ZXJydXB0cxgOIAEoARIMCgR1c2VyGA8gASgBEgwKBG5pY2UYECABKAESDgoGc3lzdGVtGBEgASgBEg4KBmlvd2FpdBgSIAEoARILCgNpcnEYEyABKAESEAoIc29mdF9pcnEYFCABKAESFwoPbWVtb3J5X3VzZWRfbWliGBUgASgFEhkKEW1lbW9yeV9jYWNoZWRfbWliGBYgASgFEhoKEm1lbW9yeV9idWZmZXJzX21pYhgXIAEoBRIZChFtZW1vcnlfdW51c2VkX21pYhgYIAEoBRIOCgZsaXN0ZW4YGSABKAUSCwoDc3luGBogASgFEhMKC2VzdGFibGlzaGVkGBsgASgFEg8KB2Nsb3NpbmcYHCABKAUSEAoIcmVjZWl2ZWQYHSABKAESDAoEc2VudBgeIAEoASJnCgtBZ2VudFJlcG9ydBIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCghzbmFwc2hvdBgCIAEoCzIcLmdvcGVyYXRpb24udjEuQWdlbnRTbmFwc2hvdCKUAgoMQWdlbnRVcGdyYWRlEioKBXN0YXRlGAEgASgOMhsuZ29wZXJhdGlvbi52MS5VcGdyYWRlU3RhdGUSEgoKbWVzc2FnZV9pZBgCIAEoCRIMCgRmaWxlGAMgASgJEi4KCmJlZ2luX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRleGl0GAYgASgJEgsKA2xvZxgHIAEoCRIOCgZvdXRwdXQYCCABKAkSFgoOdmVyc2lvbl9iZWZvcmUYCSABKAkSFQoNdmVyc2lvbl9hZnRlchgKIAEoCSKEAQoMU3RyYXlQcm9jZXNzEhAKCGVuZHBvaW50GAEgASgJEg4KBmVudGl0eRgCIAEoBRILCgNwaWQYAyABKAUSCwoDd2h5GAQgASgJEg4KBmFjdGlvbhgFIAEoCRIoCgR0aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKzBwoFQWdlbnQSEAoCaWQYASABKAVCBOJBAQMSEgoEdHlwZRgCIAEoCUIE4kEBBRISCgRob3N0GAMgASgJQgTiQQEFEhUKB2FkZHJlc3MYBCABKAlCBOJBAQMSLgoFc3RhdGUYBSABKA4yGS5nb3BlcmF0aW9uLnYxLkFnZW50U3RhdGVCBOJBAQMSFAoGc3RhdHVzGAYgASgFQgTiQQEDEhoKDHN0YXR1c19jYXVzZRgHIAEoCUIE4kEBAxI1CgtzdGF0dXNfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCBOJBAQMSFAoGb25saW5lGAkgASgIQgTiQQEDEhgKCmNsb2NrX3NrZXcYCiABKAhCBOJBAQMSNQoMY2xvY2tfb2Zmc2V0GAsgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgTiQQEDEhoKDHBvcnRzX3JhbmdlcxgMIAMoCUIE4kEBAxIXCgllbmRwb2ludHMYDSADKAlCBOJBAQMSFgoIZW50aXRpZXMYDiABKAVCBOJBAQMSLgoFZmFjdHMYDyABKAsyGS5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHNCBOJBAQMSNAoIc25hcHNob3QYECABKAsyHC5nb3BlcmF0aW9uLnYxLkFnZW50U25hcHNob3RCBOJBAQMSNQoLcmVwb3J0X3RpbWUYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgTiQQEDEhMKC2Rlc2NyaXB0aW9uGBIgASgJEjAKBmxhYmVscxgTIAMoCzIgLmdvcGVyYXRpb24udjEuQWdlbnQuTGFiZWxzRW50cnkSNQoLY3JlYXRlX3RpbWUYFCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgTiQQEDEjUKC3VwZGF0ZV90aW1lGBUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIE4kEBAxIMCgRldGFnGBYgASgJEhYKCHJlc2VydmVkGBcgASgIQgTiQQEDEjIKB3VwZ3JhZGUYGCABKAsyGy5nb3BlcmF0aW9uLnYxLkFnZW50VXBncmFkZUIE4kEBAxIxCgZzdHJheXMYGSADKAsyGy5nb3BlcmF0aW9uLnYxLlN0cmF5UHJvY2Vzc0IE4kEBAxotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBInMKEkluZGV4QWdlbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZmaWx0ZXIYAyABKAkSEAoIb3JkZXJfYnkYBCABKAkSFAoMc2hvd19kZWxldGVkGAUgASgIImgKE0luZGV4QWdlbnRzUmVzcG9uc2USJAoGYWdlbnRzGAEgAygLMhQuZ29wZXJhdGlvbi52MS5BZ2VudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEgoKdG90YWxfc2l6ZRgDIAEoBSIRCg9OZXdBZ2VudFJlcXVlc3QisgEKEE5ld0FnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50EkUKC2NvbnN0cmFpbnRzGAIgAygLMjAuZ29wZXJhdGlvbi52MS5OZXdBZ2VudFJlc3BvbnNlLkNvbnN0cmFpbnRzRW50cnkaMgoQQ29uc3RyYWludHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIiQKEFNob3dBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQIiOAoRU2hvd0FnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50IsEBChJDcmVhdGVBZ2VudFJlcXVlc3QSEgoEdHlwZRgBIAEoCUIE4kEBAhISCgRob3N0GAIgASgJQgTiQQECEg4KBnNlY3JldBgDIAEoCRIPCgdhZGRyZXNzGAQgASgJEhQKDHBvcnRzX3JhbmdlcxgFIAMoCRIoCgVmYWN0cxgGIAEoCzIZLmdvcGVyYXRpb24udjEuQWdlbnRGYWN0cxIPCgdyZXNlcnZlGAcgASgIEhEKCWVuZHBvaW50cxgIIAMoCSJJChNDcmVhdGVBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudBINCgVrbm93bhgCIAEoCCI/ChJVcGRhdGVBZ2VudFJlcXVlc3QSKQoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50QgTiQQECIjoKE1VwZGF0ZUFnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50Im4KEEVkaXRBZ2VudFJlcXVlc3QSKQoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50QgTiQQECEi8KC3VwZGF0ZV9tYXNrGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLkZpZWxkTWFzayI4ChFFZGl0QWdlbnRSZXNwb25zZRIjCgVhZ2VudBgBIAEoCzIULmdvcGVyYXRpb24udjEuQWdlbnQiQwoSRGVsZXRlQWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEg0KBWZvcmNlGAIgASgIEgwKBGV0YWcYAyABKAkiOgoTRGVsZXRlQWdlbnRSZXNwb25zZRIjCgVhZ2VudBgBIAEoCzIULmdvcGVyYXRpb24udjEuQWdlbnQiUgoUQWN0aXZhdGVBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQISKAoFc3RhdGUYAiABKA4yGS5nb3BlcmF0aW9uLnYxLkFnZW50U3RhdGUiPAoVQWN0aXZhdGVBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudCIlChFQYXVzZUFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAiI5ChJQYXVzZUFnZW50UmVzcG9uc2USIwoFYWdlbnQYASABKAsyFC5nb3BlcmF0aW9uLnYxLkFnZW50IiYKElJlc3VtZUFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAiI6ChNSZXN1bWVBZ2VudFJlc3BvbnNlEiMKBWFnZW50GAEgASgLMhQuZ29wZXJhdGlvbi52MS5BZ2VudCKQAQoSUmVwb3J0QWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEg4KBnNlY3JldBgCIAEoCRIoCgVmYWN0cxgDIAEoCzIZLmdvcGVyYXRpb24udjEuQWdlbnRGYWN0cxIuCghzbmFwc2hvdBgEIAEoCzIcLmdvcGVyYXRpb24udjEuQWdlbnRTbmFwc2hvdCIVChNSZXBvcnRBZ2VudFJlc3BvbnNlIqQBChNJbmRleFJlcG9ydHNSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJEikKBXNpbmNlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAicAoUSW5kZXhSZXBvcnRzUmVzcG9uc2USKwoHcmVwb3J0cxgBIAMoCzIaLmdvcGVyYXRpb24udjEuQWdlbnRSZXBvcnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhIKCnRvdGFsX3NpemUYAyABKAUiegoTVXBncmFkZUFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAhIMCgRmaWxlGAIgASgJEhIKCm1lc3NhZ2VfaWQYAyABKAkSLwoLZmluaXNoX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkQKFFVwZ3JhZGVBZ2VudFJlc3BvbnNlEiwKB3VwZ3JhZGUYASABKAsyGy5nb3BlcmF0aW9uLnYxLkFnZW50VXBncmFkZSIlChFDbGVhbkFnZW50UmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAiIUChJDbGVhbkFnZW50UmVzcG9uc2UicwoPQWdlbnRUcmFuc2l0aW9uEgwKBGZyb20YASABKAUSCgoCdG8YAiABKAUSDQoFY2F1c2UYAyABKAkSDQoFYWN0b3IYBCABKAkSKAoEdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAinQIKEVJlbmV3QWdlbnRSZXF1ZXN0EhAKAmlkGAEgASgFQgTiQQECEhQKBnNlY3JldBgCIAEoCUIE4kEBAhIOCgZzdGF0dXMYAyABKAUSEgoKZ2VuZXJhdGlvbhgEIAEoBBIaChJtYW5hZ2VyX2dlbmVyYXRpb24YBSABKAQSKAoEdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoLdHJhbnNpdGlvbnMYByADKAsyHi5nb3BlcmF0aW9uLnYxLkFnZW50VHJhbnNpdGlvbhIvCgxjbG9ja19vZmZzZXQYCCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SEAoIc3RvcHBpbmcYCSABKAgihwEKElJlbmV3QWdlbnRSZXNwb25zZRIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIoCgVsZWFzZRgCIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIMCgRzeW5jGAMgASgIEg8KB2RlbGV0ZWQYBCABKAgiRQoORW5kcG9pbnRNZXRob2QSDAoEbmFtZRgBIAEoCRIRCglyZWFkX29ubHkYAiABKAgSEgoKaWRlbXBvdGVudBgDIAEoCCJdCg1BZ2VudEVuZHBvaW50EgwKBG5hbWUYASABKAkSDgoGZHJpdmVyGAIgASgJEi4KB21ldGhvZHMYAyADKAsyHS5nb3BlcmF0aW9uLnYxLkVuZHBvaW50TWV0aG9kIqEBCgtBZ2VudEVudGl0eRIQCghlbmRwb2ludBgBIAEoCRIOCgZudW1iZXIYAiABKAUSDQoFcmVhZHkYAyABKAgSDgoGZmFpbGVkGAQgASgIEiIKBXBvcnRzGAUgAygLMhMuZ29wZXJhdGlvbi52MS5Qb3J0Ei0KB3Byb2Nlc3MYBiABKAsyHC5nb3BlcmF0aW9uLnYxLkVudGl0eVByb2Nlc3Mi2QIKEFN5bmNBZ2VudFJlcXVlc3QSEAoCaWQYASABKAVCBOJBAQISFAoGc2VjcmV0GAIgASgJQgTiQQECEhIKCmdlbmVyYXRpb24YAyABKAQSLwoJZW5kcG9pbnRzGAQgAygLMhwuZ29wZXJhdGlvbi52MS5BZ2VudEVuZHBvaW50EiwKCGVudGl0aWVzGAUgAygLMhouZ29wZXJhdGlvbi52MS5BZ2VudEVudGl0eRIUCgxwb3J0c19yYW5nZXMYBiADKAkSKAoFZmFjdHMYByABKAsyGS5nb3BlcmF0aW9uLnYxLkFnZW50RmFjdHMSDwoHYWRkcmVzcxgIIAEoCRIsCgd1cGdyYWRlGAkgASgLMhsuZ29wZXJhdGlvbi52MS5BZ2VudFVwZ3JhZGUSKwoGc3RyYXlzGAogAygLMhsuZ29wZXJhdGlvbi52MS5TdHJheVByb2Nlc3MiLgoKRW50aXR5TmFtZRIQCghlbmRwb2ludBgBIAEoCRIOCgZudW1iZXIYAiABKAUiewoRU3luY0FnZW50UmVzcG9uc2USGgoSbWFuYWdlcl9nZW5lcmF0aW9uGAEgASgEEikKBnJlbW92ZRgCIAMoCzIZLmdvcGVyYXRpb24udjEuRW50aXR5TmFtZRIOCgZzdGF0dXMYAyABKAUSDwoHZGVsZXRlZBgEIAEoCCKHAQoTQ2xhaW1NZXNzYWdlUmVxdWVzdBIQCgJpZBgBIAEoBUIE4kEBAhIUCgZzZWNyZXQYAiABKAlCBOJBAQISGAoKbWVzc2FnZV9pZBgDIAEoCUIE4kEBAhIuCgprZWVwX3VudGlsGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI3ChRDbGFpbU1lc3NhZ2VSZXNwb25zZRIPCgdjbGFpbWVkGAEgASgIEg4KBmhvbGRlchgCIAEoBSrhAQoKQWdlbnRTdGF0ZRIbChdBR0VOVF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkFHRU5UX1NUQVRFX0FDVElWRRABEhgKFEFHRU5UX1NUQVRFX1VOQUNUSVZFEAISGAoUQUdFTlRfU1RBVEVfU09GVEJVU1kQAxIcChhBR0VOVF9TVEFURV9JTklUSUFMSVpJTkcQBBIYChRBR0VOVF9TVEFURV9IQVJEQlVTWRAFEhcKE0FHRU5UX1NUQVRFX0RFTEVURUQQBhIZChVBR0VOVF9TVEFURV9QRVJERUxFVEUQByqeAQoMVXBncmFkZVN0YXRlEh0KGVVQR1JBREVfU1RBVEVfVU5TUEVDSUZJRUQQABIZChVVUEdSQURFX1NUQVRFX1JVTk5JTkcQARIbChdVUEdSQURFX1NUQVRFX1NVQ0NFRURFRBACEhgKFFVQR1JBREVfU1RBVEVfRkFJTEVEEAMSHQoZVVBHUkFERV9TVEFURV9JTlRFUlJVUFRFRBAEMpMQCgxBZ2VudFNlcnZpY2USaAoLSW5kZXhBZ2VudHMSIS5nb3BlcmF0aW9uLnYxLkluZGV4QWdlbnRzUmVxdWVzdBoiLmdvcGVyYXRpb24udjEuSW5kZXhBZ2VudHNSZXNwb25zZSISgtPkkwIMEgovdjEvYWdlbnRzEmMKCE5ld0FnZW50Eh4uZ29wZXJhdGlvbi52MS5OZXdBZ2VudFJlcXVlc3QaHy5nb3BlcmF0aW9uLnYxLk5ld0FnZW50UmVzcG9uc2UiFoLT5JMCEBIOL3YxL2FnZW50cy9uZXcSbgoJU2hvd0FnZW50Eh8uZ29wZXJhdGlvbi52MS5TaG93QWdlbnRSZXF1ZXN0GiAuZ29wZXJhdGlvbi52MS5TaG93QWdlbnRSZXNwb25zZSIegtPkkwIYYgVhZ2VudBIPL3YxL2FnZW50cy97aWR9EmsKC0NyZWF0ZUFnZW50EiEuZ29wZXJhdGlvbi52MS5DcmVhdGVBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLkNyZWF0ZUFnZW50UmVzcG9uc2UiFYLT5JMCDzoBKiIKL3YxL2FnZW50cxKBAQoLVXBkYXRlQWdlbnQSIS5nb3BlcmF0aW9uLnYxLlVwZGF0ZUFnZW50UmVxdWVzdBoiLmdvcGVyYXRpb24udjEuVXBkYXRlQWdlbnRSZXNwb25zZSIrgtPkkwIlOgVhZ2VudGIFYWdlbnQaFS92MS9hZ2VudHMve2FnZW50LmlkfRJ7CglFZGl0QWdlbnQSHy5nb3BlcmF0aW9uLnYxLkVkaXRBZ2VudFJlcXVlc3QaIC5nb3BlcmF0aW9uLnYxLkVkaXRBZ2VudFJlc3BvbnNlIiuC0+STAiU6BWFnZW50YgVhZ2VudDIVL3YxL2FnZW50cy97YWdlbnQuaWR9EnQKC0RlbGV0ZUFnZW50EiEuZ29wZXJhdGlvbi52MS5EZWxldGVBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLkRlbGV0ZUFnZW50UmVzcG9uc2UiHoLT5JMCGGIFYWdlbnQqDy92MS9hZ2VudHMve2lkfRKGAQoNQWN0aXZhdGVBZ2VudBIjLmdvcGVyYXRpb24udjEuQWN0aXZhdGVBZ2VudFJlcXVlc3QaJC5nb3BlcmF0aW9uLnYxLkFjdGl2YXRlQWdlbnRSZXNwb25zZSIqgtPkkwIkOgEqYgVhZ2VudCIYL3YxL2FnZW50cy97aWR9OmFjdGl2YXRlEnoKClBhdXNlQWdlbnQSIC5nb3BlcmF0aW9uLnYxLlBhdXNlQWdlbnRSZXF1ZXN0GiEuZ29wZXJhdGlvbi52MS5QYXVzZUFnZW50UmVzcG9uc2UiJ4LT5JMCIToBKmIFYWdlbnQiFS92MS9hZ2VudHMve2lkfTpwYXVzZRJ+CgtSZXN1bWVBZ2VudBIhLmdvcGVyYXRpb24udjEuUmVzdW1lQWdlbnRSZXF1ZXN0GiIuZ29wZXJhdGlvbi52MS5SZXN1bWVBZ2VudFJlc3BvbnNlIiiC0+STAiI6ASpiBWFnZW50IhYvdjEvYWdlbnRzL3tpZH06cmVzdW1lEncKC1JlcG9ydEFnZW50EiEuZ29wZXJhdGlvbi52MS5SZXBvcnRBZ2VudFJlcXVlc3QaIi5nb3BlcmF0aW9uLnYxLlJlcG9ydEFnZW50UmVzcG9uc2UiIYLT5JMCGzoBKiIWL3YxL2FnZW50cy97aWR9OnJlcG9ydBJ4CgxJbmRleFJlcG9ydHMSIi5nb3BlcmF0aW9uLnYxLkluZGV4UmVwb3J0c1JlcXVlc3QaIy5nb3BlcmF0aW9uLnYxLkluZGV4UmVwb3J0c1Jlc3BvbnNlIh+C0+STAhkSFy92MS9hZ2VudHMve2lkfS9yZXBvcnRzEnsKDFVwZ3JhZGVBZ2VudBIiLmdvcGVyYXRpb24udjEuVXBncmFkZUFnZW50UmVxdWVzdBojLmdvcGVyYXRpb24udjEuVXBncmFkZUFnZW50UmVzcG9uc2UiIoLT5JMCHDoBKiIXL3YxL2FnZW50cy97aWR9OnVwZ3JhZGUScwoKQ2xlYW5BZ2VudBIgLmdvcGVyYXRpb24udjEuQ2xlYW5BZ2VudFJlcXVlc3QaIS5nb3BlcmF0aW9uLnYxLkNsZWFuQWdlbnRSZXNwb25zZSIggtPkkwIaOgEqIhUvdjEvYWdlbnRzL3tpZH06Y2xlYW4ScwoKUmVuZXdBZ2VudBIgLmdvcGVyYXRpb24udjEuUmVuZXdBZ2VudFJlcXVlc3QaIS5nb3BlcmF0aW9uLnYxLlJlbmV3QWdlbnRSZXNwb25zZSIggtPkkwIaOgEqIhUvdjEvYWdlbnRzL3tpZH06cmVuZXcSbwoJU3luY0FnZW50Eh8uZ29wZXJhdGlvbi52MS5TeW5jQWdlbnRSZXF1ZXN0GiAuZ29wZXJhdGlvbi52MS5TeW5jQWdlbnRSZXNwb25zZSIfgtPkkwIZOgEqIhQvdjEvYWdlbnRzL3tpZH06c3luYxKPAQoMQ2xhaW1NZXNzYWdlEiIuZ29wZXJhdGlvbi52MS5DbGFpbU1lc3NhZ2VSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5DbGFpbU1lc3NhZ2VSZXNwb25zZSI2gtPkkwIwOgEqIisvdjEvYWdlbnRzL3tpZH0vbWVzc2FnZXMve21lc3NhZ2VfaWR9OmNsYWltYgZwcm90bzM", [file_google_api_annotations, file_google_api_field_behavior, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_timestamp, file_goperation_v1_port, file_goperation_v1_process]);
 
 /**
  * What a host has.
@@ -107,6 +109,181 @@ export type AgentSnapshot = Message<"goperation.v1.AgentSnapshot"> & {
    * @generated from field: int32 processes = 5;
    */
   processes: number;
+
+  /**
+   * Load average of the last 5 minutes.
+   *
+   * @generated from field: double load5 = 6;
+   */
+  load5: number;
+
+  /**
+   * Load average of the last 15 minutes.
+   *
+   * @generated from field: double load15 = 7;
+   */
+  load15: number;
+
+  /**
+   * Processes that run or could.
+   *
+   * @generated from field: int32 running = 8;
+   */
+  running: number;
+
+  /**
+   * Processes that sleep.
+   *
+   * @generated from field: int32 sleeping = 9;
+   */
+  sleeping: number;
+
+  /**
+   * Threads of all processes.
+   *
+   * @generated from field: int32 num_threads = 10;
+   */
+  numThreads: number;
+
+  /**
+   * Open files of the host.
+   *
+   * @generated from field: int32 num_fds = 11;
+   */
+  numFds: number;
+
+  /**
+   * Switches of context a second since the last snapshot, like all rates here; 0 in the first.
+   *
+   * @generated from field: double context = 12;
+   */
+  context: number;
+
+  /**
+   * Interrupts a second.
+   *
+   * @generated from field: double interrupts = 13;
+   */
+  interrupts: number;
+
+  /**
+   * Software interrupts a second.
+   *
+   * @generated from field: double soft_interrupts = 14;
+   */
+  softInterrupts: number;
+
+  /**
+   * Percent of the time of all processors since the last snapshot: programs.
+   *
+   * @generated from field: double user = 15;
+   */
+  user: number;
+
+  /**
+   * Percent: programs of lowered priority.
+   *
+   * @generated from field: double nice = 16;
+   */
+  nice: number;
+
+  /**
+   * Percent: the kernel.
+   *
+   * @generated from field: double system = 17;
+   */
+  system: number;
+
+  /**
+   * Percent: waiting for disks.
+   *
+   * @generated from field: double iowait = 18;
+   */
+  iowait: number;
+
+  /**
+   * Percent: interrupts.
+   *
+   * @generated from field: double irq = 19;
+   */
+  irq: number;
+
+  /**
+   * Percent: software interrupts.
+   *
+   * @generated from field: double soft_irq = 20;
+   */
+  softIrq: number;
+
+  /**
+   * Memory that programs use, MiB.
+   *
+   * @generated from field: int32 memory_used_mib = 21;
+   */
+  memoryUsedMib: number;
+
+  /**
+   * Memory that caches files, MiB.
+   *
+   * @generated from field: int32 memory_cached_mib = 22;
+   */
+  memoryCachedMib: number;
+
+  /**
+   * Memory that buffers disks, MiB.
+   *
+   * @generated from field: int32 memory_buffers_mib = 23;
+   */
+  memoryBuffersMib: number;
+
+  /**
+   * Memory that nothing uses, MiB.
+   *
+   * @generated from field: int32 memory_unused_mib = 24;
+   */
+  memoryUnusedMib: number;
+
+  /**
+   * TCP sockets that listen.
+   *
+   * @generated from field: int32 listen = 25;
+   */
+  listen: number;
+
+  /**
+   * TCP connections that are being made.
+   *
+   * @generated from field: int32 syn = 26;
+   */
+  syn: number;
+
+  /**
+   * TCP connections that are open.
+   *
+   * @generated from field: int32 established = 27;
+   */
+  established: number;
+
+  /**
+   * TCP connections that are being closed.
+   *
+   * @generated from field: int32 closing = 28;
+   */
+  closing: number;
+
+  /**
+   * Bytes received a second by all interfaces but loopback.
+   *
+   * @generated from field: double received = 29;
+   */
+  received: number;
+
+  /**
+   * Bytes sent a second by all interfaces but loopback.
+   *
+   * @generated from field: double sent = 30;
+   */
+  sent: number;
 };
 
 /**
@@ -115,6 +292,174 @@ export type AgentSnapshot = Message<"goperation.v1.AgentSnapshot"> & {
  */
 export const AgentSnapshotSchema: GenMessage<AgentSnapshot> = /*@__PURE__*/
   messageDesc(file_goperation_v1_agent, 1);
+
+/**
+ * What is kept of one report.
+ *
+ * @generated from message goperation.v1.AgentReport
+ */
+export type AgentReport = Message<"goperation.v1.AgentReport"> & {
+  /**
+   * When the manager got it.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 1;
+   */
+  time?: Timestamp;
+
+  /**
+   * What the host did.
+   *
+   * @generated from field: goperation.v1.AgentSnapshot snapshot = 2;
+   */
+  snapshot?: AgentSnapshot;
+};
+
+/**
+ * Describes the message goperation.v1.AgentReport.
+ * Use `create(AgentReportSchema)` to create a new message.
+ */
+export const AgentReportSchema: GenMessage<AgentReport> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 2);
+
+/**
+ * One upgrade of an agent.
+ *
+ * @generated from message goperation.v1.AgentUpgrade
+ */
+export type AgentUpgrade = Message<"goperation.v1.AgentUpgrade"> & {
+  /**
+   * How it stands.
+   *
+   * @generated from field: goperation.v1.UpgradeState state = 1;
+   */
+  state: UpgradeState;
+
+  /**
+   * Message that asked for it.
+   *
+   * @generated from field: string message_id = 2;
+   */
+  messageId: string;
+
+  /**
+   * Package.
+   *
+   * @generated from field: string file = 3;
+   */
+  file: string;
+
+  /**
+   * When it began.
+   *
+   * @generated from field: google.protobuf.Timestamp begin_time = 4;
+   */
+  beginTime?: Timestamp;
+
+  /**
+   * When it ended.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 5;
+   */
+  endTime?: Timestamp;
+
+  /**
+   * How the package command ended: `exit code 0`, `timed out after 10m and was killed`, …
+   *
+   * @generated from field: string exit = 6;
+   */
+  exit: string;
+
+  /**
+   * Where all of its output is, on the agent's host.
+   *
+   * @generated from field: string log = 7;
+   */
+  log: string;
+
+  /**
+   * The end of its output.
+   *
+   * @generated from field: string output = 8;
+   */
+  output: string;
+
+  /**
+   * Version of the agent before.
+   *
+   * @generated from field: string version_before = 9;
+   */
+  versionBefore: string;
+
+  /**
+   * Version of the agent after; empty until it has started anew.
+   *
+   * @generated from field: string version_after = 10;
+   */
+  versionAfter: string;
+};
+
+/**
+ * Describes the message goperation.v1.AgentUpgrade.
+ * Use `create(AgentUpgradeSchema)` to create a new message.
+ */
+export const AgentUpgradeSchema: GenMessage<AgentUpgrade> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 3);
+
+/**
+ * A process that an agent found and that should not be.
+ *
+ * @generated from message goperation.v1.StrayProcess
+ */
+export type StrayProcess = Message<"goperation.v1.StrayProcess"> & {
+  /**
+   * Endpoint.
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Entity that it is, or was, of.
+   *
+   * @generated from field: int32 entity = 2;
+   */
+  entity: number;
+
+  /**
+   * Its number.
+   *
+   * @generated from field: int32 pid = 3;
+   */
+  pid: number;
+
+  /**
+   * What is wrong: `its entity is deleted`, `its launcher is gone`, …
+   *
+   * @generated from field: string why = 4;
+   */
+  why: string;
+
+  /**
+   * What was done: `left running` or `killed`.
+   *
+   * @generated from field: string action = 5;
+   */
+  action: string;
+
+  /**
+   * When it was found.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 6;
+   */
+  time?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.StrayProcess.
+ * Use `create(StrayProcessSchema)` to create a new message.
+ */
+export const StrayProcessSchema: GenMessage<StrayProcess> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 4);
 
 /**
  * One agent, as the manager has it on record.
@@ -282,6 +627,20 @@ export type Agent = Message<"goperation.v1.Agent"> & {
    * @generated from field: bool reserved = 23;
    */
   reserved: boolean;
+
+  /**
+   * Its last upgrade.
+   *
+   * @generated from field: goperation.v1.AgentUpgrade upgrade = 24;
+   */
+  upgrade?: AgentUpgrade;
+
+  /**
+   * Processes that it found at its start and that should not be.
+   *
+   * @generated from field: repeated goperation.v1.StrayProcess strays = 25;
+   */
+  strays: StrayProcess[];
 };
 
 /**
@@ -289,7 +648,7 @@ export type Agent = Message<"goperation.v1.Agent"> & {
  * Use `create(AgentSchema)` to create a new message.
  */
 export const AgentSchema: GenMessage<Agent> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 2);
+  messageDesc(file_goperation_v1_agent, 5);
 
 /**
  * @generated from message goperation.v1.IndexAgentsRequest
@@ -338,7 +697,7 @@ export type IndexAgentsRequest = Message<"goperation.v1.IndexAgentsRequest"> & {
  * Use `create(IndexAgentsRequestSchema)` to create a new message.
  */
 export const IndexAgentsRequestSchema: GenMessage<IndexAgentsRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 3);
+  messageDesc(file_goperation_v1_agent, 6);
 
 /**
  * @generated from message goperation.v1.IndexAgentsResponse
@@ -371,7 +730,7 @@ export type IndexAgentsResponse = Message<"goperation.v1.IndexAgentsResponse"> &
  * Use `create(IndexAgentsResponseSchema)` to create a new message.
  */
 export const IndexAgentsResponseSchema: GenMessage<IndexAgentsResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 4);
+  messageDesc(file_goperation_v1_agent, 7);
 
 /**
  * @generated from message goperation.v1.NewAgentRequest
@@ -384,7 +743,7 @@ export type NewAgentRequest = Message<"goperation.v1.NewAgentRequest"> & {
  * Use `create(NewAgentRequestSchema)` to create a new message.
  */
 export const NewAgentRequestSchema: GenMessage<NewAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 5);
+  messageDesc(file_goperation_v1_agent, 8);
 
 /**
  * @generated from message goperation.v1.NewAgentResponse
@@ -410,7 +769,7 @@ export type NewAgentResponse = Message<"goperation.v1.NewAgentResponse"> & {
  * Use `create(NewAgentResponseSchema)` to create a new message.
  */
 export const NewAgentResponseSchema: GenMessage<NewAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 6);
+  messageDesc(file_goperation_v1_agent, 9);
 
 /**
  * @generated from message goperation.v1.ShowAgentRequest
@@ -429,7 +788,7 @@ export type ShowAgentRequest = Message<"goperation.v1.ShowAgentRequest"> & {
  * Use `create(ShowAgentRequestSchema)` to create a new message.
  */
 export const ShowAgentRequestSchema: GenMessage<ShowAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 7);
+  messageDesc(file_goperation_v1_agent, 10);
 
 /**
  * @generated from message goperation.v1.ShowAgentResponse
@@ -448,7 +807,7 @@ export type ShowAgentResponse = Message<"goperation.v1.ShowAgentResponse"> & {
  * Use `create(ShowAgentResponseSchema)` to create a new message.
  */
 export const ShowAgentResponseSchema: GenMessage<ShowAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 8);
+  messageDesc(file_goperation_v1_agent, 11);
 
 /**
  * @generated from message goperation.v1.CreateAgentRequest
@@ -517,7 +876,7 @@ export type CreateAgentRequest = Message<"goperation.v1.CreateAgentRequest"> & {
  * Use `create(CreateAgentRequestSchema)` to create a new message.
  */
 export const CreateAgentRequestSchema: GenMessage<CreateAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 9);
+  messageDesc(file_goperation_v1_agent, 12);
 
 /**
  * @generated from message goperation.v1.CreateAgentResponse
@@ -543,7 +902,7 @@ export type CreateAgentResponse = Message<"goperation.v1.CreateAgentResponse"> &
  * Use `create(CreateAgentResponseSchema)` to create a new message.
  */
 export const CreateAgentResponseSchema: GenMessage<CreateAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 10);
+  messageDesc(file_goperation_v1_agent, 13);
 
 /**
  * @generated from message goperation.v1.UpdateAgentRequest
@@ -562,7 +921,7 @@ export type UpdateAgentRequest = Message<"goperation.v1.UpdateAgentRequest"> & {
  * Use `create(UpdateAgentRequestSchema)` to create a new message.
  */
 export const UpdateAgentRequestSchema: GenMessage<UpdateAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 11);
+  messageDesc(file_goperation_v1_agent, 14);
 
 /**
  * @generated from message goperation.v1.UpdateAgentResponse
@@ -581,7 +940,7 @@ export type UpdateAgentResponse = Message<"goperation.v1.UpdateAgentResponse"> &
  * Use `create(UpdateAgentResponseSchema)` to create a new message.
  */
 export const UpdateAgentResponseSchema: GenMessage<UpdateAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 12);
+  messageDesc(file_goperation_v1_agent, 15);
 
 /**
  * @generated from message goperation.v1.EditAgentRequest
@@ -608,7 +967,7 @@ export type EditAgentRequest = Message<"goperation.v1.EditAgentRequest"> & {
  * Use `create(EditAgentRequestSchema)` to create a new message.
  */
 export const EditAgentRequestSchema: GenMessage<EditAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 13);
+  messageDesc(file_goperation_v1_agent, 16);
 
 /**
  * @generated from message goperation.v1.EditAgentResponse
@@ -627,7 +986,7 @@ export type EditAgentResponse = Message<"goperation.v1.EditAgentResponse"> & {
  * Use `create(EditAgentResponseSchema)` to create a new message.
  */
 export const EditAgentResponseSchema: GenMessage<EditAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 14);
+  messageDesc(file_goperation_v1_agent, 17);
 
 /**
  * @generated from message goperation.v1.DeleteAgentRequest
@@ -660,7 +1019,7 @@ export type DeleteAgentRequest = Message<"goperation.v1.DeleteAgentRequest"> & {
  * Use `create(DeleteAgentRequestSchema)` to create a new message.
  */
 export const DeleteAgentRequestSchema: GenMessage<DeleteAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 15);
+  messageDesc(file_goperation_v1_agent, 18);
 
 /**
  * @generated from message goperation.v1.DeleteAgentResponse
@@ -679,7 +1038,7 @@ export type DeleteAgentResponse = Message<"goperation.v1.DeleteAgentResponse"> &
  * Use `create(DeleteAgentResponseSchema)` to create a new message.
  */
 export const DeleteAgentResponseSchema: GenMessage<DeleteAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 16);
+  messageDesc(file_goperation_v1_agent, 19);
 
 /**
  * @generated from message goperation.v1.ActivateAgentRequest
@@ -705,7 +1064,7 @@ export type ActivateAgentRequest = Message<"goperation.v1.ActivateAgentRequest">
  * Use `create(ActivateAgentRequestSchema)` to create a new message.
  */
 export const ActivateAgentRequestSchema: GenMessage<ActivateAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 17);
+  messageDesc(file_goperation_v1_agent, 20);
 
 /**
  * @generated from message goperation.v1.ActivateAgentResponse
@@ -724,7 +1083,7 @@ export type ActivateAgentResponse = Message<"goperation.v1.ActivateAgentResponse
  * Use `create(ActivateAgentResponseSchema)` to create a new message.
  */
 export const ActivateAgentResponseSchema: GenMessage<ActivateAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 18);
+  messageDesc(file_goperation_v1_agent, 21);
 
 /**
  * @generated from message goperation.v1.PauseAgentRequest
@@ -743,7 +1102,7 @@ export type PauseAgentRequest = Message<"goperation.v1.PauseAgentRequest"> & {
  * Use `create(PauseAgentRequestSchema)` to create a new message.
  */
 export const PauseAgentRequestSchema: GenMessage<PauseAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 19);
+  messageDesc(file_goperation_v1_agent, 22);
 
 /**
  * @generated from message goperation.v1.PauseAgentResponse
@@ -762,7 +1121,7 @@ export type PauseAgentResponse = Message<"goperation.v1.PauseAgentResponse"> & {
  * Use `create(PauseAgentResponseSchema)` to create a new message.
  */
 export const PauseAgentResponseSchema: GenMessage<PauseAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 20);
+  messageDesc(file_goperation_v1_agent, 23);
 
 /**
  * @generated from message goperation.v1.ResumeAgentRequest
@@ -781,7 +1140,7 @@ export type ResumeAgentRequest = Message<"goperation.v1.ResumeAgentRequest"> & {
  * Use `create(ResumeAgentRequestSchema)` to create a new message.
  */
 export const ResumeAgentRequestSchema: GenMessage<ResumeAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 21);
+  messageDesc(file_goperation_v1_agent, 24);
 
 /**
  * @generated from message goperation.v1.ResumeAgentResponse
@@ -800,7 +1159,7 @@ export type ResumeAgentResponse = Message<"goperation.v1.ResumeAgentResponse"> &
  * Use `create(ResumeAgentResponseSchema)` to create a new message.
  */
 export const ResumeAgentResponseSchema: GenMessage<ResumeAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 22);
+  messageDesc(file_goperation_v1_agent, 25);
 
 /**
  * @generated from message goperation.v1.ReportAgentRequest
@@ -840,7 +1199,7 @@ export type ReportAgentRequest = Message<"goperation.v1.ReportAgentRequest"> & {
  * Use `create(ReportAgentRequestSchema)` to create a new message.
  */
 export const ReportAgentRequestSchema: GenMessage<ReportAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 23);
+  messageDesc(file_goperation_v1_agent, 26);
 
 /**
  * @generated from message goperation.v1.ReportAgentResponse
@@ -853,7 +1212,147 @@ export type ReportAgentResponse = Message<"goperation.v1.ReportAgentResponse"> &
  * Use `create(ReportAgentResponseSchema)` to create a new message.
  */
 export const ReportAgentResponseSchema: GenMessage<ReportAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 24);
+  messageDesc(file_goperation_v1_agent, 27);
+
+/**
+ * @generated from message goperation.v1.IndexReportsRequest
+ */
+export type IndexReportsRequest = Message<"goperation.v1.IndexReportsRequest"> & {
+  /**
+   * Number of the agent.
+   *
+   * @generated from field: int32 id = 1;
+   */
+  id: number;
+
+  /**
+   * Rows a page: 100 when 0, at most 1000.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * `next_page_token` of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+
+  /**
+   * Only reports from this time on.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 4;
+   */
+  since?: Timestamp;
+
+  /**
+   * Only reports before this time.
+   *
+   * @generated from field: google.protobuf.Timestamp until = 5;
+   */
+  until?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.IndexReportsRequest.
+ * Use `create(IndexReportsRequestSchema)` to create a new message.
+ */
+export const IndexReportsRequestSchema: GenMessage<IndexReportsRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 28);
+
+/**
+ * @generated from message goperation.v1.IndexReportsResponse
+ */
+export type IndexReportsResponse = Message<"goperation.v1.IndexReportsResponse"> & {
+  /**
+   * This page.
+   *
+   * @generated from field: repeated goperation.v1.AgentReport reports = 1;
+   */
+  reports: AgentReport[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Rows that match, over all pages.
+   *
+   * @generated from field: int32 total_size = 3;
+   */
+  totalSize: number;
+};
+
+/**
+ * Describes the message goperation.v1.IndexReportsResponse.
+ * Use `create(IndexReportsResponseSchema)` to create a new message.
+ */
+export const IndexReportsResponseSchema: GenMessage<IndexReportsResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 29);
+
+/**
+ * @generated from message goperation.v1.UpgradeAgentRequest
+ */
+export type UpgradeAgentRequest = Message<"goperation.v1.UpgradeAgentRequest"> & {
+  /**
+   * Number of the agent.
+   *
+   * @generated from field: int32 id = 1;
+   */
+  id: number;
+
+  /**
+   * What `{file}` in the agent's package command stands for: a path on its host, or a URL. Empty
+   * when its command names none.
+   *
+   * @generated from field: string file = 2;
+   */
+  file: string;
+
+  /**
+   * Id of the message: repeating with the same one is safe. One is made when it is empty.
+   *
+   * @generated from field: string message_id = 3;
+   */
+  messageId: string;
+
+  /**
+   * When it may be started at the latest; the end of the wait when not said.
+   *
+   * @generated from field: google.protobuf.Timestamp finish_time = 4;
+   */
+  finishTime?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.UpgradeAgentRequest.
+ * Use `create(UpgradeAgentRequestSchema)` to create a new message.
+ */
+export const UpgradeAgentRequestSchema: GenMessage<UpgradeAgentRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 30);
+
+/**
+ * @generated from message goperation.v1.UpgradeAgentResponse
+ */
+export type UpgradeAgentResponse = Message<"goperation.v1.UpgradeAgentResponse"> & {
+  /**
+   * How it went.
+   *
+   * @generated from field: goperation.v1.AgentUpgrade upgrade = 1;
+   */
+  upgrade?: AgentUpgrade;
+};
+
+/**
+ * Describes the message goperation.v1.UpgradeAgentResponse.
+ * Use `create(UpgradeAgentResponseSchema)` to create a new message.
+ */
+export const UpgradeAgentResponseSchema: GenMessage<UpgradeAgentResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_agent, 31);
 
 /**
  * @generated from message goperation.v1.CleanAgentRequest
@@ -872,7 +1371,7 @@ export type CleanAgentRequest = Message<"goperation.v1.CleanAgentRequest"> & {
  * Use `create(CleanAgentRequestSchema)` to create a new message.
  */
 export const CleanAgentRequestSchema: GenMessage<CleanAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 25);
+  messageDesc(file_goperation_v1_agent, 32);
 
 /**
  * @generated from message goperation.v1.CleanAgentResponse
@@ -885,7 +1384,7 @@ export type CleanAgentResponse = Message<"goperation.v1.CleanAgentResponse"> & {
  * Use `create(CleanAgentResponseSchema)` to create a new message.
  */
 export const CleanAgentResponseSchema: GenMessage<CleanAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 26);
+  messageDesc(file_goperation_v1_agent, 33);
 
 /**
  * One change of an agent's status.
@@ -934,7 +1433,7 @@ export type AgentTransition = Message<"goperation.v1.AgentTransition"> & {
  * Use `create(AgentTransitionSchema)` to create a new message.
  */
 export const AgentTransitionSchema: GenMessage<AgentTransition> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 27);
+  messageDesc(file_goperation_v1_agent, 34);
 
 /**
  * @generated from message goperation.v1.RenewAgentRequest
@@ -1009,7 +1508,7 @@ export type RenewAgentRequest = Message<"goperation.v1.RenewAgentRequest"> & {
  * Use `create(RenewAgentRequestSchema)` to create a new message.
  */
 export const RenewAgentRequestSchema: GenMessage<RenewAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 28);
+  messageDesc(file_goperation_v1_agent, 35);
 
 /**
  * @generated from message goperation.v1.RenewAgentResponse
@@ -1049,7 +1548,7 @@ export type RenewAgentResponse = Message<"goperation.v1.RenewAgentResponse"> & {
  * Use `create(RenewAgentResponseSchema)` to create a new message.
  */
 export const RenewAgentResponseSchema: GenMessage<RenewAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 29);
+  messageDesc(file_goperation_v1_agent, 36);
 
 /**
  * A way of calling an endpoint.
@@ -1084,7 +1583,7 @@ export type EndpointMethod = Message<"goperation.v1.EndpointMethod"> & {
  * Use `create(EndpointMethodSchema)` to create a new message.
  */
 export const EndpointMethodSchema: GenMessage<EndpointMethod> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 30);
+  messageDesc(file_goperation_v1_agent, 37);
 
 /**
  * An endpoint as one agent has it.
@@ -1100,7 +1599,7 @@ export type AgentEndpoint = Message<"goperation.v1.AgentEndpoint"> & {
   name: string;
 
   /**
-   * Driver: `script`.
+   * Driver: `script` or `process`.
    *
    * @generated from field: string driver = 2;
    */
@@ -1119,7 +1618,7 @@ export type AgentEndpoint = Message<"goperation.v1.AgentEndpoint"> & {
  * Use `create(AgentEndpointSchema)` to create a new message.
  */
 export const AgentEndpointSchema: GenMessage<AgentEndpoint> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 31);
+  messageDesc(file_goperation_v1_agent, 38);
 
 /**
  * An entity as one agent has it.
@@ -1161,6 +1660,13 @@ export type AgentEntity = Message<"goperation.v1.AgentEntity"> & {
    * @generated from field: repeated goperation.v1.Port ports = 5;
    */
   ports: Port[];
+
+  /**
+   * Its process; not set when its driver starts none.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 6;
+   */
+  process?: EntityProcess;
 };
 
 /**
@@ -1168,7 +1674,7 @@ export type AgentEntity = Message<"goperation.v1.AgentEntity"> & {
  * Use `create(AgentEntitySchema)` to create a new message.
  */
 export const AgentEntitySchema: GenMessage<AgentEntity> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 32);
+  messageDesc(file_goperation_v1_agent, 39);
 
 /**
  * @generated from message goperation.v1.SyncAgentRequest
@@ -1229,6 +1735,20 @@ export type SyncAgentRequest = Message<"goperation.v1.SyncAgentRequest"> & {
    * @generated from field: string address = 8;
    */
   address: string;
+
+  /**
+   * Its last upgrade.
+   *
+   * @generated from field: goperation.v1.AgentUpgrade upgrade = 9;
+   */
+  upgrade?: AgentUpgrade;
+
+  /**
+   * Processes that it found at its start and that should not be.
+   *
+   * @generated from field: repeated goperation.v1.StrayProcess strays = 10;
+   */
+  strays: StrayProcess[];
 };
 
 /**
@@ -1236,7 +1756,7 @@ export type SyncAgentRequest = Message<"goperation.v1.SyncAgentRequest"> & {
  * Use `create(SyncAgentRequestSchema)` to create a new message.
  */
 export const SyncAgentRequestSchema: GenMessage<SyncAgentRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 33);
+  messageDesc(file_goperation_v1_agent, 40);
 
 /**
  * Names one entity.
@@ -1264,7 +1784,7 @@ export type EntityName = Message<"goperation.v1.EntityName"> & {
  * Use `create(EntityNameSchema)` to create a new message.
  */
 export const EntityNameSchema: GenMessage<EntityName> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 34);
+  messageDesc(file_goperation_v1_agent, 41);
 
 /**
  * @generated from message goperation.v1.SyncAgentResponse
@@ -1304,7 +1824,7 @@ export type SyncAgentResponse = Message<"goperation.v1.SyncAgentResponse"> & {
  * Use `create(SyncAgentResponseSchema)` to create a new message.
  */
 export const SyncAgentResponseSchema: GenMessage<SyncAgentResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 35);
+  messageDesc(file_goperation_v1_agent, 42);
 
 /**
  * @generated from message goperation.v1.ClaimMessageRequest
@@ -1344,7 +1864,7 @@ export type ClaimMessageRequest = Message<"goperation.v1.ClaimMessageRequest"> &
  * Use `create(ClaimMessageRequestSchema)` to create a new message.
  */
 export const ClaimMessageRequestSchema: GenMessage<ClaimMessageRequest> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 36);
+  messageDesc(file_goperation_v1_agent, 43);
 
 /**
  * @generated from message goperation.v1.ClaimMessageResponse
@@ -1370,7 +1890,7 @@ export type ClaimMessageResponse = Message<"goperation.v1.ClaimMessageResponse">
  * Use `create(ClaimMessageResponseSchema)` to create a new message.
  */
 export const ClaimMessageResponseSchema: GenMessage<ClaimMessageResponse> = /*@__PURE__*/
-  messageDesc(file_goperation_v1_agent, 37);
+  messageDesc(file_goperation_v1_agent, 44);
 
 /**
  * The seven states of an agent by name; `Agent.status` has their numbers.
@@ -1440,6 +1960,54 @@ export enum AgentState {
  */
 export const AgentStateSchema: GenEnum<AgentState> = /*@__PURE__*/
   enumDesc(file_goperation_v1_agent, 0);
+
+/**
+ * How an upgrade stands.
+ *
+ * @generated from enum goperation.v1.UpgradeState
+ */
+export enum UpgradeState {
+  /**
+   * There was none.
+   *
+   * @generated from enum value: UPGRADE_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The package command runs, or the agent starts anew.
+   *
+   * @generated from enum value: UPGRADE_STATE_RUNNING = 1;
+   */
+  RUNNING = 1,
+
+  /**
+   * The agent runs what was installed.
+   *
+   * @generated from enum value: UPGRADE_STATE_SUCCEEDED = 2;
+   */
+  SUCCEEDED = 2,
+
+  /**
+   * The package command failed, or hung and was killed: the agent goes on as it was.
+   *
+   * @generated from enum value: UPGRADE_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+
+  /**
+   * The agent died while the package command ran: look at its log.
+   *
+   * @generated from enum value: UPGRADE_STATE_INTERRUPTED = 4;
+   */
+  INTERRUPTED = 4,
+}
+
+/**
+ * Describes the enum goperation.v1.UpgradeState.
+ */
+export const UpgradeStateSchema: GenEnum<UpgradeState> = /*@__PURE__*/
+  enumDesc(file_goperation_v1_agent, 1);
 
 /**
  * One agent runs per host and type. It guards its state, owns its ports and runs its endpoints.
@@ -1559,6 +2127,28 @@ export const AgentService: GenService<{
     methodKind: "unary";
     input: typeof ReportAgentRequestSchema;
     output: typeof ReportAgentResponseSchema;
+  },
+  /**
+   * The reports that are kept of an agent, newest first.
+   *
+   * @generated from rpc goperation.v1.AgentService.IndexReports
+   */
+  indexReports: {
+    methodKind: "unary";
+    input: typeof IndexReportsRequestSchema;
+    output: typeof IndexReportsResponseSchema;
+  },
+  /**
+   * Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
+   * on. The answer comes after the restart; when that is later than the caller waits, it is
+   * OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+   *
+   * @generated from rpc goperation.v1.AgentService.UpgradeAgent
+   */
+  upgradeAgent: {
+    methodKind: "unary";
+    input: typeof UpgradeAgentRequestSchema;
+    output: typeof UpgradeAgentResponseSchema;
   },
   /**
    * Removes the record of a DELETED agent. Its number stays used.

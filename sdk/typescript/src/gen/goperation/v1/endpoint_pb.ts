@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file goperation/v1/endpoint.proto.
  */
 export const file_goperation_v1_endpoint: GenFile = /*@__PURE__*/
-  fileDesc("Chxnb3BlcmF0aW9uL3YxL2VuZHBvaW50LnByb3RvEg1nb3BlcmF0aW9uLnYxImoKCEVuZHBvaW50EgwKBG5hbWUYASABKAkSDgoGYWdlbnRzGAIgASgFEhAKCGVudGl0aWVzGAMgASgFEi4KB21ldGhvZHMYBCADKAsyHS5nb3BlcmF0aW9uLnYxLkVuZHBvaW50TWV0aG9kImAKFUluZGV4RW5kcG9pbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZmaWx0ZXIYAyABKAkSEAoIYWdlbnRfaWQYBCABKAUicQoWSW5kZXhFbmRwb2ludHNSZXNwb25zZRIqCgllbmRwb2ludHMYASADKAsyFy5nb3BlcmF0aW9uLnYxLkVuZHBvaW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRISCgp0b3RhbF9zaXplGAMgASgFIjsKE1Nob3dFbmRwb2ludFJlcXVlc3QSEgoEbmFtZRgBIAEoCUIE4kEBAhIQCghhZ2VudF9pZBgCIAEoBSJBChRTaG93RW5kcG9pbnRSZXNwb25zZRIpCghlbmRwb2ludBgBIAEoCzIXLmdvcGVyYXRpb24udjEuRW5kcG9pbnQiRQoWQ3JlYXRlRW5kcG9pbnRzUmVxdWVzdBIWCghhZ2VudF9pZBgBIAEoBUIE4kEBAhITCgVuYW1lcxgCIAMoCUIE4kEBAiJFChdDcmVhdGVFbmRwb2ludHNSZXNwb25zZRIqCgllbmRwb2ludHMYASADKAsyFy5nb3BlcmF0aW9uLnYxLkVuZHBvaW50IkUKFkRlbGV0ZUVuZHBvaW50c1JlcXVlc3QSFgoIYWdlbnRfaWQYASABKAVCBOJBAQISEwoFbmFtZXMYAiABKAlCBOJBAQIiGQoXRGVsZXRlRW5kcG9pbnRzUmVzcG9uc2UiYgoVQWdlbnRzRW5kcG9pbnRSZXF1ZXN0EhIKBG5hbWUYASABKAlCBOJBAQISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSDgoGZmlsdGVyGAQgASgJImsKFkFnZW50c0VuZHBvaW50UmVzcG9uc2USJAoGYWdlbnRzGAEgAygLMhQuZ29wZXJhdGlvbi52MS5BZ2VudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEgoKdG90YWxfc2l6ZRgDIAEoBSImChVDb3VudEVuZHBvaW50c1JlcXVlc3QSDQoFbmFtZXMYASADKAkiPwoNRW5kcG9pbnRDb3VudBIMCgRuYW1lGAEgASgJEg4KBmFnZW50cxgCIAEoBRIQCghlbnRpdGllcxgDIAEoBSJGChZDb3VudEVuZHBvaW50c1Jlc3BvbnNlEiwKBmNvdW50cxgBIAMoCzIcLmdvcGVyYXRpb24udjEuRW5kcG9pbnRDb3VudDKFBwoPRW5kcG9pbnRTZXJ2aWNlEpcBCg5JbmRleEVuZHBvaW50cxIkLmdvcGVyYXRpb24udjEuSW5kZXhFbmRwb2ludHNSZXF1ZXN0GiUuZ29wZXJhdGlvbi52MS5JbmRleEVuZHBvaW50c1Jlc3BvbnNlIjiC0+STAjJaIRIfL3YxL2FnZW50cy97YWdlbnRfaWR9L2VuZHBvaW50cxINL3YxL2VuZHBvaW50cxKzAQoMU2hvd0VuZHBvaW50EiIuZ29wZXJhdGlvbi52MS5TaG93RW5kcG9pbnRSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5TaG93RW5kcG9pbnRSZXNwb25zZSJagtPkkwJUWjJiCGVuZHBvaW50EiYvdjEvYWdlbnRzL3thZ2VudF9pZH0vZW5kcG9pbnRzL3tuYW1lfWIIZW5kcG9pbnQSFC92MS9lbmRwb2ludHMve25hbWV9EowBCg9DcmVhdGVFbmRwb2ludHMSJS5nb3BlcmF0aW9uLnYxLkNyZWF0ZUVuZHBvaW50c1JlcXVlc3QaJi5nb3BlcmF0aW9uLnYxLkNyZWF0ZUVuZHBvaW50c1Jlc3BvbnNlIiqC0+STAiQ6ASoiHy92MS9hZ2VudHMve2FnZW50X2lkfS9lbmRwb2ludHMSkQEKD0RlbGV0ZUVuZHBvaW50cxIlLmdvcGVyYXRpb24udjEuRGVsZXRlRW5kcG9pbnRzUmVxdWVzdBomLmdvcGVyYXRpb24udjEuRGVsZXRlRW5kcG9pbnRzUmVzcG9uc2UiL4LT5JMCKSonL3YxL2FnZW50cy97YWdlbnRfaWR9L2VuZHBvaW50cy97bmFtZXN9EoIBCg5BZ2VudHNFbmRwb2ludBIkLmdvcGVyYXRpb24udjEuQWdlbnRzRW5kcG9pbnRSZXF1ZXN0GiUuZ29wZXJhdGlvbi52MS5BZ2VudHNFbmRwb2ludFJlc3BvbnNlIiOC0+STAh0SGy92MS9lbmRwb2ludHMve25hbWV9L2FnZW50cxJ6Cg5Db3VudEVuZHBvaW50cxIkLmdvcGVyYXRpb24udjEuQ291bnRFbmRwb2ludHNSZXF1ZXN0GiUuZ29wZXJhdGlvbi52MS5Db3VudEVuZHBvaW50c1Jlc3BvbnNlIhuC0+STAhUSEy92MS9lbmRwb2ludHM6Y291bnRiBnByb3RvMw", [file_google_api_annotations, file_google_api_field_behavior, file_goperation_v1_agent]);
+  fileDesc("Chxnb3BlcmF0aW9uL3YxL2VuZHBvaW50LnByb3RvEg1nb3BlcmF0aW9uLnYxImoKCEVuZHBvaW50EgwKBG5hbWUYASABKAkSDgoGYWdlbnRzGAIgASgFEhAKCGVudGl0aWVzGAMgASgFEi4KB21ldGhvZHMYBCADKAsyHS5nb3BlcmF0aW9uLnYxLkVuZHBvaW50TWV0aG9kImAKFUluZGV4RW5kcG9pbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCRIOCgZmaWx0ZXIYAyABKAkSEAoIYWdlbnRfaWQYBCABKAUicQoWSW5kZXhFbmRwb2ludHNSZXNwb25zZRIqCgllbmRwb2ludHMYASADKAsyFy5nb3BlcmF0aW9uLnYxLkVuZHBvaW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRISCgp0b3RhbF9zaXplGAMgASgFIjsKE1Nob3dFbmRwb2ludFJlcXVlc3QSEgoEbmFtZRgBIAEoCUIE4kEBAhIQCghhZ2VudF9pZBgCIAEoBSJBChRTaG93RW5kcG9pbnRSZXNwb25zZRIpCghlbmRwb2ludBgBIAEoCzIXLmdvcGVyYXRpb24udjEuRW5kcG9pbnQiRQoWQ3JlYXRlRW5kcG9pbnRzUmVxdWVzdBIWCghhZ2VudF9pZBgBIAEoBUIE4kEBAhITCgVuYW1lcxgCIAMoCUIE4kEBAiJFChdDcmVhdGVFbmRwb2ludHNSZXNwb25zZRIqCgllbmRwb2ludHMYASADKAsyFy5nb3BlcmF0aW9uLnYxLkVuZHBvaW50IkUKFkRlbGV0ZUVuZHBvaW50c1JlcXVlc3QSFgoIYWdlbnRfaWQYASABKAVCBOJBAQISEwoFbmFtZXMYAiABKAlCBOJBAQIiGQoXRGVsZXRlRW5kcG9pbnRzUmVzcG9uc2UiYgoVQWdlbnRzRW5kcG9pbnRSZXF1ZXN0EhIKBG5hbWUYASABKAlCBOJBAQISEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkSDgoGZmlsdGVyGAQgASgJImsKFkFnZW50c0VuZHBvaW50UmVzcG9uc2USJAoGYWdlbnRzGAEgAygLMhQuZ29wZXJhdGlvbi52MS5BZ2VudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSEgoKdG90YWxfc2l6ZRgDIAEoBSImChVDb3VudEVuZHBvaW50c1JlcXVlc3QSDQoFbmFtZXMYASADKAkiPwoNRW5kcG9pbnRDb3VudBIMCgRuYW1lGAEgASgJEg4KBmFnZW50cxgCIAEoBRIQCghlbnRpdGllcxgDIAEoBSJGChZDb3VudEVuZHBvaW50c1Jlc3BvbnNlEiwKBmNvdW50cxgBIAMoCzIcLmdvcGVyYXRpb24udjEuRW5kcG9pbnRDb3VudCJXCg1DaG9vc2VSZXF1ZXN0EhIKBG5hbWUYASABKAlCBOJBAQISEAoIaW5jbHVkZXMYAiADKAkSEQoJd2VpZ2h0ZXJzGAMgAygJEg0KBWxpbWl0GAQgASgFImgKDkNob29zZVJlc3BvbnNlEiwKCmNhbmRpZGF0ZXMYASADKAsyGC5nb3BlcmF0aW9uLnYxLkNhbmRpZGF0ZRIoCghsZWZ0X291dBgCIAMoCzIWLmdvcGVyYXRpb24udjEuTGVmdE91dCJOCglDYW5kaWRhdGUSEAoIYWdlbnRfaWQYASABKAUSDAoEaG9zdBgCIAEoCRIQCghlbnRpdGllcxgDIAEoBRIPCgd3ZWlnaHRzGAQgAygJIkYKB0xlZnRPdXQSEAoIYWdlbnRfaWQYASABKAUSDAoEaG9zdBgCIAEoCRIOCgZyZWFzb24YAyABKAkSCwoDd2h5GAQgASgJMvQHCg9FbmRwb2ludFNlcnZpY2USlwEKDkluZGV4RW5kcG9pbnRzEiQuZ29wZXJhdGlvbi52MS5JbmRleEVuZHBvaW50c1JlcXVlc3QaJS5nb3BlcmF0aW9uLnYxLkluZGV4RW5kcG9pbnRzUmVzcG9uc2UiOILT5JMCMlohEh8vdjEvYWdlbnRzL3thZ2VudF9pZH0vZW5kcG9pbnRzEg0vdjEvZW5kcG9pbnRzErMBCgxTaG93RW5kcG9pbnQSIi5nb3BlcmF0aW9uLnYxLlNob3dFbmRwb2ludFJlcXVlc3QaIy5nb3BlcmF0aW9uLnYxLlNob3dFbmRwb2ludFJlc3BvbnNlIlqC0+STAlRaMmIIZW5kcG9pbnQSJi92MS9hZ2VudHMve2FnZW50X2lkfS9lbmRwb2ludHMve25hbWV9YghlbmRwb2ludBIUL3YxL2VuZHBvaW50cy97bmFtZX0SjAEKD0NyZWF0ZUVuZHBvaW50cxIlLmdvcGVyYXRpb24udjEuQ3JlYXRlRW5kcG9pbnRzUmVxdWVzdBomLmdvcGVyYXRpb24udjEuQ3JlYXRlRW5kcG9pbnRzUmVzcG9uc2UiKoLT5JMCJDoBKiIfL3YxL2FnZW50cy97YWdlbnRfaWR9L2VuZHBvaW50cxKRAQoPRGVsZXRlRW5kcG9pbnRzEiUuZ29wZXJhdGlvbi52MS5EZWxldGVFbmRwb2ludHNSZXF1ZXN0GiYuZ29wZXJhdGlvbi52MS5EZWxldGVFbmRwb2ludHNSZXNwb25zZSIvgtPkkwIpKicvdjEvYWdlbnRzL3thZ2VudF9pZH0vZW5kcG9pbnRzL3tuYW1lc30SggEKDkFnZW50c0VuZHBvaW50EiQuZ29wZXJhdGlvbi52MS5BZ2VudHNFbmRwb2ludFJlcXVlc3QaJS5nb3BlcmF0aW9uLnYxLkFnZW50c0VuZHBvaW50UmVzcG9uc2UiI4LT5JMCHRIbL3YxL2VuZHBvaW50cy97bmFtZX0vYWdlbnRzEm0KBkNob29zZRIcLmdvcGVyYXRpb24udjEuQ2hvb3NlUmVxdWVzdBodLmdvcGVyYXRpb24udjEuQ2hvb3NlUmVzcG9uc2UiJoLT5JMCIDoBKiIbL3YxL2VuZHBvaW50cy97bmFtZX06Y2hvb3NlEnoKDkNvdW50RW5kcG9pbnRzEiQuZ29wZXJhdGlvbi52MS5Db3VudEVuZHBvaW50c1JlcXVlc3QaJS5nb3BlcmF0aW9uLnYxLkNvdW50RW5kcG9pbnRzUmVzcG9uc2UiG4LT5JMCFRITL3YxL2VuZHBvaW50czpjb3VudGIGcHJvdG8z", [file_google_api_annotations, file_google_api_field_behavior, file_goperation_v1_agent]);
 
 /**
  * One endpoint over the fleet.
@@ -407,6 +407,163 @@ export const CountEndpointsResponseSchema: GenMessage<CountEndpointsResponse> = 
   messageDesc(file_goperation_v1_endpoint, 13);
 
 /**
+ * @generated from message goperation.v1.ChooseRequest
+ */
+export type ChooseRequest = Message<"goperation.v1.ChooseRequest"> & {
+  /**
+   * Name of the endpoint.
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * Conditions that all must hold: `KEY OP VALUE`, as `cpu>=2` or `metadata.mysql>=5.5`. Keys: id,
+   * host, cpu, memory, disk (MiB), free (MiB of memory), left (MiB of disk), load, process, cputime
+   * and iowait (percent), fds, conns, entities, time (age of the facts in seconds), labels.KEY and
+   * metadata.KEY. Operators: < > = != <= >=; & (all bits of VALUE are set), | (at least one is) and
+   * % (VALUE divides it). Versions and numbers compare as such. An agent without the key is left
+   * out.
+   *
+   * @generated from field: repeated string includes = 2;
+   */
+  includes: string[];
+
+  /**
+   * What comes first: `KEY` for the smallest, or `KEY/N` to compare what is left of the value
+   * divided by N and rounded down; with a negative N the largest comes first. The next one decides
+   * where the former are equal. Without any: the fewest entities first.
+   *
+   * @generated from field: repeated string weighters = 3;
+   */
+  weighters: string[];
+
+  /**
+   * At most so many candidates; 0 for all.
+   *
+   * @generated from field: int32 limit = 4;
+   */
+  limit: number;
+};
+
+/**
+ * Describes the message goperation.v1.ChooseRequest.
+ * Use `create(ChooseRequestSchema)` to create a new message.
+ */
+export const ChooseRequestSchema: GenMessage<ChooseRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_endpoint, 14);
+
+/**
+ * @generated from message goperation.v1.ChooseResponse
+ */
+export type ChooseResponse = Message<"goperation.v1.ChooseResponse"> & {
+  /**
+   * Agents that suit, best first.
+   *
+   * @generated from field: repeated goperation.v1.Candidate candidates = 1;
+   */
+  candidates: Candidate[];
+
+  /**
+   * Agents that have the endpoint and do not suit, and why.
+   *
+   * @generated from field: repeated goperation.v1.LeftOut left_out = 2;
+   */
+  leftOut: LeftOut[];
+};
+
+/**
+ * Describes the message goperation.v1.ChooseResponse.
+ * Use `create(ChooseResponseSchema)` to create a new message.
+ */
+export const ChooseResponseSchema: GenMessage<ChooseResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_endpoint, 15);
+
+/**
+ * An agent that suits.
+ *
+ * @generated from message goperation.v1.Candidate
+ */
+export type Candidate = Message<"goperation.v1.Candidate"> & {
+  /**
+   * Number of the agent.
+   *
+   * @generated from field: int32 agent_id = 1;
+   */
+  agentId: number;
+
+  /**
+   * Its host.
+   *
+   * @generated from field: string host = 2;
+   */
+  host: string;
+
+  /**
+   * Entities on it, of all endpoints.
+   *
+   * @generated from field: int32 entities = 3;
+   */
+  entities: number;
+
+  /**
+   * What each weighter made of it, in their order.
+   *
+   * @generated from field: repeated string weights = 4;
+   */
+  weights: string[];
+};
+
+/**
+ * Describes the message goperation.v1.Candidate.
+ * Use `create(CandidateSchema)` to create a new message.
+ */
+export const CandidateSchema: GenMessage<Candidate> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_endpoint, 16);
+
+/**
+ * An agent that does not suit, or that refused.
+ *
+ * @generated from message goperation.v1.LeftOut
+ */
+export type LeftOut = Message<"goperation.v1.LeftOut"> & {
+  /**
+   * Number of the agent.
+   *
+   * @generated from field: int32 agent_id = 1;
+   */
+  agentId: number;
+
+  /**
+   * Its host.
+   *
+   * @generated from field: string host = 2;
+   */
+  host: string;
+
+  /**
+   * Reason of a refusal, as errors have it; empty when it did not suit.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Why, for people.
+   *
+   * @generated from field: string why = 4;
+   */
+  why: string;
+};
+
+/**
+ * Describes the message goperation.v1.LeftOut.
+ * Use `create(LeftOutSchema)` to create a new message.
+ */
+export const LeftOutSchema: GenMessage<LeftOut> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_endpoint, 17);
+
+/**
  * An endpoint is a named kind of thing that agents can run, and the namespace of its methods.
  * Endpoints are declared in the configuration of agents, so they are read here; only what a reserved
  * agent shall have is written.
@@ -465,6 +622,17 @@ export const EndpointService: GenService<{
     methodKind: "unary";
     input: typeof AgentsEndpointRequestSchema;
     output: typeof AgentsEndpointResponseSchema;
+  },
+  /**
+   * Which agents suit a new entity of an endpoint, best first. Only agents that have the endpoint,
+   * are ACTIVE and online, and whose facts are under 30 minutes old. It changes nothing.
+   *
+   * @generated from rpc goperation.v1.EndpointService.Choose
+   */
+  choose: {
+    methodKind: "unary";
+    input: typeof ChooseRequestSchema;
+    output: typeof ChooseResponseSchema;
   },
   /**
    * How many agents and entities endpoints have; for all when none is named.

@@ -6,17 +6,21 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
 import { file_google_api_field_behavior } from "../../google/api/field_behavior_pb.js";
-import type { FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, FieldMask, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Candidate, LeftOut } from "./endpoint_pb.js";
+import { file_goperation_v1_endpoint } from "./endpoint_pb.js";
 import type { Port, PortWish } from "./port_pb.js";
 import { file_goperation_v1_port } from "./port_pb.js";
+import type { EntityProcess } from "./process_pb.js";
+import { file_goperation_v1_process } from "./process_pb.js";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file goperation/v1/entity.proto.
  */
 export const file_goperation_v1_entity: GenFile = /*@__PURE__*/
-  fileDesc("Chpnb3BlcmF0aW9uL3YxL2VudGl0eS5wcm90bxINZ29wZXJhdGlvbi52MSKcAwoGRW50aXR5EhYKCGVuZHBvaW50GAEgASgJQgTiQQEFEhQKBm51bWJlchgCIAEoBUIE4kEBAxIWCghhZ2VudF9pZBgDIAEoBUIE4kEBBRIvCgVzdGF0ZRgEIAEoDjIaLmdvcGVyYXRpb24udjEuRW50aXR5U3RhdGVCBOJBAQMSKAoFcG9ydHMYBSADKAsyEy5nb3BlcmF0aW9uLnYxLlBvcnRCBOJBAQMSEwoLZGVzY3JpcHRpb24YBiABKAkSMQoGbGFiZWxzGAcgAygLMiEuZ29wZXJhdGlvbi52MS5FbnRpdHkuTGFiZWxzRW50cnkSNQoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgTiQQEDEjUKC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIE4kEBAxIMCgRldGFnGAogASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEicQoUSW5kZXhFbnRpdGllc1JlcXVlc3QSEAoIZW5kcG9pbnQYASABKAkSEAoIYWdlbnRfaWQYAiABKAUSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSDgoGZmlsdGVyGAUgASgJIm0KFUluZGV4RW50aXRpZXNSZXNwb25zZRInCghlbnRpdGllcxgBIAMoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRISCgp0b3RhbF9zaXplGAMgASgFIioKEE5ld0VudGl0eVJlcXVlc3QSFgoIZW5kcG9pbnQYASABKAlCBOJBAQIitgEKEU5ld0VudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5EkYKC2NvbnN0cmFpbnRzGAIgAygLMjEuZ29wZXJhdGlvbi52MS5OZXdFbnRpdHlSZXNwb25zZS5Db25zdHJhaW50c0VudHJ5GjIKEENvbnN0cmFpbnRzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJBChFTaG93RW50aXR5UmVxdWVzdBIWCghlbmRwb2ludBgBIAEoCUIE4kEBAhIUCgZudW1iZXIYAiABKAVCBOJBAQIiOwoSU2hvd0VudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5ItkCChNDcmVhdGVFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhYKCGFnZW50X2lkGAIgASgFQgTiQQECEiYKBXBvcnRzGAMgAygLMhcuZ29wZXJhdGlvbi52MS5Qb3J0V2lzaBIlCgRhcmdzGAQgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBITCgtkZXNjcmlwdGlvbhgFIAEoCRI+CgZsYWJlbHMYBiADKAsyLi5nb3BlcmF0aW9uLnYxLkNyZWF0ZUVudGl0eVJlcXVlc3QuTGFiZWxzRW50cnkSDgoGbnVtYmVyGAcgASgFEi8KC2ZpbmlzaF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBImYKFENyZWF0ZUVudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5EicKBnJlc3VsdBgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiQgoTVXBkYXRlRW50aXR5UmVxdWVzdBIrCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eUIE4kEBAiI9ChRVcGRhdGVFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eSJxChFFZGl0RW50aXR5UmVxdWVzdBIrCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eUIE4kEBAhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siOwoSRWRpdEVudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5IrgBChNEZWxldGVFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhQKBm51bWJlchgCIAEoBUIE4kEBAhIlCgRhcmdzGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIMCgRldGFnGAQgASgJEg0KBXRva2VuGAUgASgJEi8KC2ZpbmlzaF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI/ChREZWxldGVFbnRpdHlSZXNwb25zZRInCgZyZXN1bHQYASABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IkMKE1N0YXR1c0VudGl0eVJlcXVlc3QSFgoIZW5kcG9pbnQYASABKAlCBOJBAQISFAoGbnVtYmVyGAIgASgFQgTiQQECImYKFFN0YXR1c0VudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5EicKBnJlc3VsdBgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QqqQEKC0VudGl0eVN0YXRlEhwKGEVOVElUWV9TVEFURV9VTlNQRUNJRklFRBAAEhkKFUVOVElUWV9TVEFURV9DUkVBVElORxABEhYKEkVOVElUWV9TVEFURV9SRUFEWRACEhkKFUVOVElUWV9TVEFURV9ERUxFVElORxADEhcKE0VOVElUWV9TVEFURV9GQUlMRUQQBBIVChFFTlRJVFlfU1RBVEVfTE9TVBAFMtUJCg1FbnRpdHlTZXJ2aWNlErcBCg1JbmRleEVudGl0aWVzEiMuZ29wZXJhdGlvbi52MS5JbmRleEVudGl0aWVzUmVxdWVzdBokLmdvcGVyYXRpb24udjEuSW5kZXhFbnRpdGllc1Jlc3BvbnNlIluC0+STAlVaIxIhL3YxL2VuZHBvaW50cy97ZW5kcG9pbnR9L2VudGl0aWVzWiASHi92MS9hZ2VudHMve2FnZW50X2lkfS9lbnRpdGllcxIML3YxL2VudGl0aWVzEn0KCU5ld0VudGl0eRIfLmdvcGVyYXRpb24udjEuTmV3RW50aXR5UmVxdWVzdBogLmdvcGVyYXRpb24udjEuTmV3RW50aXR5UmVzcG9uc2UiLYLT5JMCJxIlL3YxL2VuZHBvaW50cy97ZW5kcG9pbnR9L2VudGl0aWVzL25ldxKNAQoKU2hvd0VudGl0eRIgLmdvcGVyYXRpb24udjEuU2hvd0VudGl0eVJlcXVlc3QaIS5nb3BlcmF0aW9uLnYxLlNob3dFbnRpdHlSZXNwb25zZSI6gtPkkwI0YgZlbnRpdHkSKi92MS9lbmRwb2ludHMve2VuZHBvaW50fS9lbnRpdGllcy97bnVtYmVyfRKFAQoMQ3JlYXRlRW50aXR5EiIuZ29wZXJhdGlvbi52MS5DcmVhdGVFbnRpdHlSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5DcmVhdGVFbnRpdHlSZXNwb25zZSIsgtPkkwImOgEqIiEvdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMSqQEKDFVwZGF0ZUVudGl0eRIiLmdvcGVyYXRpb24udjEuVXBkYXRlRW50aXR5UmVxdWVzdBojLmdvcGVyYXRpb24udjEuVXBkYXRlRW50aXR5UmVzcG9uc2UiUILT5JMCSjoGZW50aXR5YgZlbnRpdHkaOC92MS9lbmRwb2ludHMve2VudGl0eS5lbmRwb2ludH0vZW50aXRpZXMve2VudGl0eS5udW1iZXJ9EqMBCgpFZGl0RW50aXR5EiAuZ29wZXJhdGlvbi52MS5FZGl0RW50aXR5UmVxdWVzdBohLmdvcGVyYXRpb24udjEuRWRpdEVudGl0eVJlc3BvbnNlIlCC0+STAko6BmVudGl0eWIGZW50aXR5MjgvdjEvZW5kcG9pbnRzL3tlbnRpdHkuZW5kcG9pbnR9L2VudGl0aWVzL3tlbnRpdHkubnVtYmVyfRKLAQoMRGVsZXRlRW50aXR5EiIuZ29wZXJhdGlvbi52MS5EZWxldGVFbnRpdHlSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5EZWxldGVFbnRpdHlSZXNwb25zZSIygtPkkwIsKiovdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMve251bWJlcn0SkgEKDFN0YXR1c0VudGl0eRIiLmdvcGVyYXRpb24udjEuU3RhdHVzRW50aXR5UmVxdWVzdBojLmdvcGVyYXRpb24udjEuU3RhdHVzRW50aXR5UmVzcG9uc2UiOYLT5JMCMxIxL3YxL2VuZHBvaW50cy97ZW5kcG9pbnR9L2VudGl0aWVzL3tudW1iZXJ9OnN0YXR1c2IGcHJvdG8z", [file_google_api_annotations, file_google_api_field_behavior, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_goperation_v1_port]);
+  fileDesc("Chpnb3BlcmF0aW9uL3YxL2VudGl0eS5wcm90bxINZ29wZXJhdGlvbi52MSLRAwoGRW50aXR5EhYKCGVuZHBvaW50GAEgASgJQgTiQQEFEhQKBm51bWJlchgCIAEoBUIE4kEBAxIWCghhZ2VudF9pZBgDIAEoBUIE4kEBBRIvCgVzdGF0ZRgEIAEoDjIaLmdvcGVyYXRpb24udjEuRW50aXR5U3RhdGVCBOJBAQMSKAoFcG9ydHMYBSADKAsyEy5nb3BlcmF0aW9uLnYxLlBvcnRCBOJBAQMSEwoLZGVzY3JpcHRpb24YBiABKAkSMQoGbGFiZWxzGAcgAygLMiEuZ29wZXJhdGlvbi52MS5FbnRpdHkuTGFiZWxzRW50cnkSNQoLY3JlYXRlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgTiQQEDEjUKC3VwZGF0ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIE4kEBAxIMCgRldGFnGAogASgJEjMKB3Byb2Nlc3MYCyABKAsyHC5nb3BlcmF0aW9uLnYxLkVudGl0eVByb2Nlc3NCBOJBAQMaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASJxChRJbmRleEVudGl0aWVzUmVxdWVzdBIQCghlbmRwb2ludBgBIAEoCRIQCghhZ2VudF9pZBgCIAEoBRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCRIOCgZmaWx0ZXIYBSABKAkibQoVSW5kZXhFbnRpdGllc1Jlc3BvbnNlEicKCGVudGl0aWVzGAEgAygLMhUuZ29wZXJhdGlvbi52MS5FbnRpdHkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhIKCnRvdGFsX3NpemUYAyABKAUiKgoQTmV3RW50aXR5UmVxdWVzdBIWCghlbmRwb2ludBgBIAEoCUIE4kEBAiK2AQoRTmV3RW50aXR5UmVzcG9uc2USJQoGZW50aXR5GAEgASgLMhUuZ29wZXJhdGlvbi52MS5FbnRpdHkSRgoLY29uc3RyYWludHMYAiADKAsyMS5nb3BlcmF0aW9uLnYxLk5ld0VudGl0eVJlc3BvbnNlLkNvbnN0cmFpbnRzRW50cnkaMgoQQ29uc3RyYWludHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIkEKEVNob3dFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhQKBm51bWJlchgCIAEoBUIE4kEBAiI7ChJTaG93RW50aXR5UmVzcG9uc2USJQoGZW50aXR5GAEgASgLMhUuZ29wZXJhdGlvbi52MS5FbnRpdHkingMKE0NyZWF0ZUVudGl0eVJlcXVlc3QSFgoIZW5kcG9pbnQYASABKAlCBOJBAQISEAoIYWdlbnRfaWQYAiABKAUSJgoFcG9ydHMYAyADKAsyFy5nb3BlcmF0aW9uLnYxLlBvcnRXaXNoEiUKBGFyZ3MYBCABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0EhMKC2Rlc2NyaXB0aW9uGAUgASgJEj4KBmxhYmVscxgGIAMoCzIuLmdvcGVyYXRpb24udjEuQ3JlYXRlRW50aXR5UmVxdWVzdC5MYWJlbHNFbnRyeRIOCgZudW1iZXIYByABKAUSLwoLZmluaXNoX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGluY2x1ZGVzGAkgAygJEhEKCXdlaWdodGVycxgKIAMoCRIXCg9pZGVtcG90ZW5jeV9rZXkYCyABKAkSCwoDZHJ5GAwgASgIGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEivQEKFENyZWF0ZUVudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5EicKBnJlc3VsdBgCIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QSLAoKY2FuZGlkYXRlcxgDIAMoCzIYLmdvcGVyYXRpb24udjEuQ2FuZGlkYXRlEicKB3JlZnVzZWQYBCADKAsyFi5nb3BlcmF0aW9uLnYxLkxlZnRPdXQiQgoTVXBkYXRlRW50aXR5UmVxdWVzdBIrCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eUIE4kEBAiI9ChRVcGRhdGVFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eSJxChFFZGl0RW50aXR5UmVxdWVzdBIrCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eUIE4kEBAhIvCgt1cGRhdGVfbWFzaxgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5GaWVsZE1hc2siOwoSRWRpdEVudGl0eVJlc3BvbnNlEiUKBmVudGl0eRgBIAEoCzIVLmdvcGVyYXRpb24udjEuRW50aXR5IrgBChNEZWxldGVFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhQKBm51bWJlchgCIAEoBUIE4kEBAhIlCgRhcmdzGAMgASgLMhcuZ29vZ2xlLnByb3RvYnVmLlN0cnVjdBIMCgRldGFnGAQgASgJEg0KBXRva2VuGAUgASgJEi8KC2ZpbmlzaF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI/ChREZWxldGVFbnRpdHlSZXNwb25zZRInCgZyZXN1bHQYASABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0IkMKE1N0YXR1c0VudGl0eVJlcXVlc3QSFgoIZW5kcG9pbnQYASABKAlCBOJBAQISFAoGbnVtYmVyGAIgASgFQgTiQQECIpUBChRTdGF0dXNFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eRInCgZyZXN1bHQYAiABKAsyFy5nb29nbGUucHJvdG9idWYuU3RydWN0Ei0KB3Byb2Nlc3MYAyABKAsyHC5nb3BlcmF0aW9uLnYxLkVudGl0eVByb2Nlc3MicwoSU3RhcnRFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhQKBm51bWJlchgCIAEoBUIE4kEBAhIvCgtmaW5pc2hfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiawoTU3RhcnRFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eRItCgdwcm9jZXNzGAIgASgLMhwuZ29wZXJhdGlvbi52MS5FbnRpdHlQcm9jZXNzIpwBChFTdG9wRW50aXR5UmVxdWVzdBIWCghlbmRwb2ludBgBIAEoCUIE4kEBAhIUCgZudW1iZXIYAiABKAVCBOJBAQISKAoFZ3JhY2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoLZmluaXNoX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImoKElN0b3BFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eRItCgdwcm9jZXNzGAIgASgLMhwuZ29wZXJhdGlvbi52MS5FbnRpdHlQcm9jZXNzIp8BChRSZXN0YXJ0RW50aXR5UmVxdWVzdBIWCghlbmRwb2ludBgBIAEoCUIE4kEBAhIUCgZudW1iZXIYAiABKAVCBOJBAQISKAoFZ3JhY2UYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoLZmluaXNoX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIm0KFVJlc3RhcnRFbnRpdHlSZXNwb25zZRIlCgZlbnRpdHkYASABKAsyFS5nb3BlcmF0aW9uLnYxLkVudGl0eRItCgdwcm9jZXNzGAIgASgLMhwuZ29wZXJhdGlvbi52MS5FbnRpdHlQcm9jZXNzIkEKEUtpbGxFbnRpdHlSZXF1ZXN0EhYKCGVuZHBvaW50GAEgASgJQgTiQQECEhQKBm51bWJlchgCIAEoBUIE4kEBAiJqChJLaWxsRW50aXR5UmVzcG9uc2USJQoGZW50aXR5GAEgASgLMhUuZ29wZXJhdGlvbi52MS5FbnRpdHkSLQoHcHJvY2VzcxgCIAEoCzIcLmdvcGVyYXRpb24udjEuRW50aXR5UHJvY2VzcyqpAQoLRW50aXR5U3RhdGUSHAoYRU5USVRZX1NUQVRFX1VOU1BFQ0lGSUVEEAASGQoVRU5USVRZX1NUQVRFX0NSRUFUSU5HEAESFgoSRU5USVRZX1NUQVRFX1JFQURZEAISGQoVRU5USVRZX1NUQVRFX0RFTEVUSU5HEAMSFwoTRU5USVRZX1NUQVRFX0ZBSUxFRBAEEhUKEUVOVElUWV9TVEFURV9MT1NUEAUypQ4KDUVudGl0eVNlcnZpY2UStwEKDUluZGV4RW50aXRpZXMSIy5nb3BlcmF0aW9uLnYxLkluZGV4RW50aXRpZXNSZXF1ZXN0GiQuZ29wZXJhdGlvbi52MS5JbmRleEVudGl0aWVzUmVzcG9uc2UiW4LT5JMCVVojEiEvdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXNaIBIeL3YxL2FnZW50cy97YWdlbnRfaWR9L2VudGl0aWVzEgwvdjEvZW50aXRpZXMSfQoJTmV3RW50aXR5Eh8uZ29wZXJhdGlvbi52MS5OZXdFbnRpdHlSZXF1ZXN0GiAuZ29wZXJhdGlvbi52MS5OZXdFbnRpdHlSZXNwb25zZSItgtPkkwInEiUvdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMvbmV3Eo0BCgpTaG93RW50aXR5EiAuZ29wZXJhdGlvbi52MS5TaG93RW50aXR5UmVxdWVzdBohLmdvcGVyYXRpb24udjEuU2hvd0VudGl0eVJlc3BvbnNlIjqC0+STAjRiBmVudGl0eRIqL3YxL2VuZHBvaW50cy97ZW5kcG9pbnR9L2VudGl0aWVzL3tudW1iZXJ9EoUBCgxDcmVhdGVFbnRpdHkSIi5nb3BlcmF0aW9uLnYxLkNyZWF0ZUVudGl0eVJlcXVlc3QaIy5nb3BlcmF0aW9uLnYxLkNyZWF0ZUVudGl0eVJlc3BvbnNlIiyC0+STAiY6ASoiIS92MS9lbmRwb2ludHMve2VuZHBvaW50fS9lbnRpdGllcxKpAQoMVXBkYXRlRW50aXR5EiIuZ29wZXJhdGlvbi52MS5VcGRhdGVFbnRpdHlSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5VcGRhdGVFbnRpdHlSZXNwb25zZSJQgtPkkwJKOgZlbnRpdHliBmVudGl0eRo4L3YxL2VuZHBvaW50cy97ZW50aXR5LmVuZHBvaW50fS9lbnRpdGllcy97ZW50aXR5Lm51bWJlcn0SowEKCkVkaXRFbnRpdHkSIC5nb3BlcmF0aW9uLnYxLkVkaXRFbnRpdHlSZXF1ZXN0GiEuZ29wZXJhdGlvbi52MS5FZGl0RW50aXR5UmVzcG9uc2UiUILT5JMCSjoGZW50aXR5YgZlbnRpdHkyOC92MS9lbmRwb2ludHMve2VudGl0eS5lbmRwb2ludH0vZW50aXRpZXMve2VudGl0eS5udW1iZXJ9EosBCgxEZWxldGVFbnRpdHkSIi5nb3BlcmF0aW9uLnYxLkRlbGV0ZUVudGl0eVJlcXVlc3QaIy5nb3BlcmF0aW9uLnYxLkRlbGV0ZUVudGl0eVJlc3BvbnNlIjKC0+STAiwqKi92MS9lbmRwb2ludHMve2VuZHBvaW50fS9lbnRpdGllcy97bnVtYmVyfRKSAQoMU3RhdHVzRW50aXR5EiIuZ29wZXJhdGlvbi52MS5TdGF0dXNFbnRpdHlSZXF1ZXN0GiMuZ29wZXJhdGlvbi52MS5TdGF0dXNFbnRpdHlSZXNwb25zZSI5gtPkkwIzEjEvdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMve251bWJlcn06c3RhdHVzEpEBCgtTdGFydEVudGl0eRIhLmdvcGVyYXRpb24udjEuU3RhcnRFbnRpdHlSZXF1ZXN0GiIuZ29wZXJhdGlvbi52MS5TdGFydEVudGl0eVJlc3BvbnNlIjuC0+STAjU6ASoiMC92MS9lbmRwb2ludHMve2VuZHBvaW50fS9lbnRpdGllcy97bnVtYmVyfTpzdGFydBKNAQoKU3RvcEVudGl0eRIgLmdvcGVyYXRpb24udjEuU3RvcEVudGl0eVJlcXVlc3QaIS5nb3BlcmF0aW9uLnYxLlN0b3BFbnRpdHlSZXNwb25zZSI6gtPkkwI0OgEqIi8vdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMve251bWJlcn06c3RvcBKZAQoNUmVzdGFydEVudGl0eRIjLmdvcGVyYXRpb24udjEuUmVzdGFydEVudGl0eVJlcXVlc3QaJC5nb3BlcmF0aW9uLnYxLlJlc3RhcnRFbnRpdHlSZXNwb25zZSI9gtPkkwI3OgEqIjIvdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMve251bWJlcn06cmVzdGFydBKNAQoKS2lsbEVudGl0eRIgLmdvcGVyYXRpb24udjEuS2lsbEVudGl0eVJlcXVlc3QaIS5nb3BlcmF0aW9uLnYxLktpbGxFbnRpdHlSZXNwb25zZSI6gtPkkwI0OgEqIi8vdjEvZW5kcG9pbnRzL3tlbmRwb2ludH0vZW50aXRpZXMve251bWJlcn06a2lsbGIGcHJvdG8z", [file_google_api_annotations, file_google_api_field_behavior, file_google_protobuf_duration, file_google_protobuf_field_mask, file_google_protobuf_struct, file_google_protobuf_timestamp, file_goperation_v1_endpoint, file_goperation_v1_port, file_goperation_v1_process]);
 
 /**
  * One entity, as the manager has it on record.
@@ -93,6 +97,13 @@ export type Entity = Message<"goperation.v1.Entity"> & {
    * @generated from field: string etag = 10;
    */
   etag: string;
+
+  /**
+   * Its process, as its agent last told; StatusEntity asks it.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 11;
+   */
+  process?: EntityProcess;
 };
 
 /**
@@ -284,7 +295,7 @@ export type CreateEntityRequest = Message<"goperation.v1.CreateEntityRequest"> &
   endpoint: string;
 
   /**
-   * Agent that it shall be on.
+   * Agent that it shall be on; 0 for the best one.
    *
    * @generated from field: int32 agent_id = 2;
    */
@@ -331,6 +342,36 @@ export type CreateEntityRequest = Message<"goperation.v1.CreateEntityRequest"> &
    * @generated from field: google.protobuf.Timestamp finish_time = 8;
    */
   finishTime?: Timestamp;
+
+  /**
+   * Only without an agent: conditions of ChooseRequest.
+   *
+   * @generated from field: repeated string includes = 9;
+   */
+  includes: string[];
+
+  /**
+   * Only without an agent: order of ChooseRequest.
+   *
+   * @generated from field: repeated string weighters = 10;
+   */
+  weighters: string[];
+
+  /**
+   * A repeat with the same key, within a day, creates nothing and gets the first answer; with
+   * another content it is refused with KEY_REUSED. At most 128 printable characters. The header or
+   * metadata `idempotency-key` says the same.
+   *
+   * @generated from field: string idempotency_key = 11;
+   */
+  idempotencyKey: string;
+
+  /**
+   * Only without an agent: chooses and creates nothing.
+   *
+   * @generated from field: bool dry = 12;
+   */
+  dry: boolean;
 };
 
 /**
@@ -345,7 +386,7 @@ export const CreateEntityRequestSchema: GenMessage<CreateEntityRequest> = /*@__P
  */
 export type CreateEntityResponse = Message<"goperation.v1.CreateEntityResponse"> & {
   /**
-   * The entity.
+   * The entity; not set after a dry run.
    *
    * @generated from field: goperation.v1.Entity entity = 1;
    */
@@ -357,6 +398,20 @@ export type CreateEntityResponse = Message<"goperation.v1.CreateEntityResponse">
    * @generated from field: google.protobuf.Struct result = 2;
    */
   result?: JsonObject;
+
+  /**
+   * Of a choice: the agents that suit, best first.
+   *
+   * @generated from field: repeated goperation.v1.Candidate candidates = 3;
+   */
+  candidates: Candidate[];
+
+  /**
+   * Of a choice: the agents that refused before one took it, in that order.
+   *
+   * @generated from field: repeated goperation.v1.LeftOut refused = 4;
+   */
+  refused: LeftOut[];
 };
 
 /**
@@ -566,6 +621,13 @@ export type StatusEntityResponse = Message<"goperation.v1.StatusEntityResponse">
    * @generated from field: google.protobuf.Struct result = 2;
    */
   result?: JsonObject;
+
+  /**
+   * What its process does now; not set when the endpoint's driver starts none.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 3;
+   */
+  process?: EntityProcess;
 };
 
 /**
@@ -574,6 +636,249 @@ export type StatusEntityResponse = Message<"goperation.v1.StatusEntityResponse">
  */
 export const StatusEntityResponseSchema: GenMessage<StatusEntityResponse> = /*@__PURE__*/
   messageDesc(file_goperation_v1_entity, 16);
+
+/**
+ * @generated from message goperation.v1.StartEntityRequest
+ */
+export type StartEntityRequest = Message<"goperation.v1.StartEntityRequest"> & {
+  /**
+   * Endpoint.
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Number.
+   *
+   * @generated from field: int32 number = 2;
+   */
+  number: number;
+
+  /**
+   * When it may be started at the latest; the end of the wait when not said.
+   *
+   * @generated from field: google.protobuf.Timestamp finish_time = 3;
+   */
+  finishTime?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.StartEntityRequest.
+ * Use `create(StartEntityRequestSchema)` to create a new message.
+ */
+export const StartEntityRequestSchema: GenMessage<StartEntityRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 17);
+
+/**
+ * @generated from message goperation.v1.StartEntityResponse
+ */
+export type StartEntityResponse = Message<"goperation.v1.StartEntityResponse"> & {
+  /**
+   * The entity on record.
+   *
+   * @generated from field: goperation.v1.Entity entity = 1;
+   */
+  entity?: Entity;
+
+  /**
+   * Its process.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 2;
+   */
+  process?: EntityProcess;
+};
+
+/**
+ * Describes the message goperation.v1.StartEntityResponse.
+ * Use `create(StartEntityResponseSchema)` to create a new message.
+ */
+export const StartEntityResponseSchema: GenMessage<StartEntityResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 18);
+
+/**
+ * @generated from message goperation.v1.StopEntityRequest
+ */
+export type StopEntityRequest = Message<"goperation.v1.StopEntityRequest"> & {
+  /**
+   * Endpoint.
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Number.
+   *
+   * @generated from field: int32 number = 2;
+   */
+  number: number;
+
+  /**
+   * How long it may take to stop before it is killed; what the endpoint declares when not said.
+   *
+   * @generated from field: google.protobuf.Duration grace = 3;
+   */
+  grace?: Duration;
+
+  /**
+   * When the stop may be started at the latest; the end of the wait when not said.
+   *
+   * @generated from field: google.protobuf.Timestamp finish_time = 4;
+   */
+  finishTime?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.StopEntityRequest.
+ * Use `create(StopEntityRequestSchema)` to create a new message.
+ */
+export const StopEntityRequestSchema: GenMessage<StopEntityRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 19);
+
+/**
+ * @generated from message goperation.v1.StopEntityResponse
+ */
+export type StopEntityResponse = Message<"goperation.v1.StopEntityResponse"> & {
+  /**
+   * The entity on record.
+   *
+   * @generated from field: goperation.v1.Entity entity = 1;
+   */
+  entity?: Entity;
+
+  /**
+   * Its process.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 2;
+   */
+  process?: EntityProcess;
+};
+
+/**
+ * Describes the message goperation.v1.StopEntityResponse.
+ * Use `create(StopEntityResponseSchema)` to create a new message.
+ */
+export const StopEntityResponseSchema: GenMessage<StopEntityResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 20);
+
+/**
+ * @generated from message goperation.v1.RestartEntityRequest
+ */
+export type RestartEntityRequest = Message<"goperation.v1.RestartEntityRequest"> & {
+  /**
+   * Endpoint.
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Number.
+   *
+   * @generated from field: int32 number = 2;
+   */
+  number: number;
+
+  /**
+   * How long it may take to stop before it is killed; what the endpoint declares when not said.
+   *
+   * @generated from field: google.protobuf.Duration grace = 3;
+   */
+  grace?: Duration;
+
+  /**
+   * When the restart may be started at the latest; the end of the wait when not said.
+   *
+   * @generated from field: google.protobuf.Timestamp finish_time = 4;
+   */
+  finishTime?: Timestamp;
+};
+
+/**
+ * Describes the message goperation.v1.RestartEntityRequest.
+ * Use `create(RestartEntityRequestSchema)` to create a new message.
+ */
+export const RestartEntityRequestSchema: GenMessage<RestartEntityRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 21);
+
+/**
+ * @generated from message goperation.v1.RestartEntityResponse
+ */
+export type RestartEntityResponse = Message<"goperation.v1.RestartEntityResponse"> & {
+  /**
+   * The entity on record.
+   *
+   * @generated from field: goperation.v1.Entity entity = 1;
+   */
+  entity?: Entity;
+
+  /**
+   * Its process.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 2;
+   */
+  process?: EntityProcess;
+};
+
+/**
+ * Describes the message goperation.v1.RestartEntityResponse.
+ * Use `create(RestartEntityResponseSchema)` to create a new message.
+ */
+export const RestartEntityResponseSchema: GenMessage<RestartEntityResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 22);
+
+/**
+ * @generated from message goperation.v1.KillEntityRequest
+ */
+export type KillEntityRequest = Message<"goperation.v1.KillEntityRequest"> & {
+  /**
+   * Endpoint.
+   *
+   * @generated from field: string endpoint = 1;
+   */
+  endpoint: string;
+
+  /**
+   * Number.
+   *
+   * @generated from field: int32 number = 2;
+   */
+  number: number;
+};
+
+/**
+ * Describes the message goperation.v1.KillEntityRequest.
+ * Use `create(KillEntityRequestSchema)` to create a new message.
+ */
+export const KillEntityRequestSchema: GenMessage<KillEntityRequest> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 23);
+
+/**
+ * @generated from message goperation.v1.KillEntityResponse
+ */
+export type KillEntityResponse = Message<"goperation.v1.KillEntityResponse"> & {
+  /**
+   * The entity on record.
+   *
+   * @generated from field: goperation.v1.Entity entity = 1;
+   */
+  entity?: Entity;
+
+  /**
+   * Its process.
+   *
+   * @generated from field: goperation.v1.EntityProcess process = 2;
+   */
+  process?: EntityProcess;
+};
+
+/**
+ * Describes the message goperation.v1.KillEntityResponse.
+ * Use `create(KillEntityResponseSchema)` to create a new message.
+ */
+export const KillEntityResponseSchema: GenMessage<KillEntityResponse> = /*@__PURE__*/
+  messageDesc(file_goperation_v1_entity, 24);
 
 /**
  * Where an entity is in its life.
@@ -668,6 +973,8 @@ export const EntityService: GenService<{
   },
   /**
    * Numbers an entity, reserves its ports on the agent and runs the endpoint's create method.
+   * Without an agent it is placed on the best one (`EndpointService.Choose`); an agent that refuses
+   * leaves it to the next. With an idempotency key a repeat gets the first answer.
    *
    * @generated from rpc goperation.v1.EntityService.CreateEntity
    */
@@ -707,7 +1014,8 @@ export const EntityService: GenService<{
     output: typeof DeleteEntityResponseSchema;
   },
   /**
-   * Asks the agent for the entity's status, as the endpoint's status method tells it.
+   * Asks the agent for the entity's status: what its process does, as the agent sees it now, and
+   * what the endpoint's status method tells.
    *
    * @generated from rpc goperation.v1.EntityService.StatusEntity
    */
@@ -715,6 +1023,48 @@ export const EntityService: GenService<{
     methodKind: "unary";
     input: typeof StatusEntityRequestSchema;
     output: typeof StatusEntityResponseSchema;
+  },
+  /**
+   * Starts the entity's process and waits until it is ready. One that runs already is left alone.
+   *
+   * @generated from rpc goperation.v1.EntityService.StartEntity
+   */
+  startEntity: {
+    methodKind: "unary";
+    input: typeof StartEntityRequestSchema;
+    output: typeof StartEntityResponseSchema;
+  },
+  /**
+   * Stops the entity's process: the stop signal, the grace, then the whole group is killed. One
+   * that is stopped already is left alone.
+   *
+   * @generated from rpc goperation.v1.EntityService.StopEntity
+   */
+  stopEntity: {
+    methodKind: "unary";
+    input: typeof StopEntityRequestSchema;
+    output: typeof StopEntityResponseSchema;
+  },
+  /**
+   * Stops the entity's process if it runs, and starts it.
+   *
+   * @generated from rpc goperation.v1.EntityService.RestartEntity
+   */
+  restartEntity: {
+    methodKind: "unary";
+    input: typeof RestartEntityRequestSchema;
+    output: typeof RestartEntityResponseSchema;
+  },
+  /**
+   * Kills the entity's process with its whole group, at once. It does not wait for anything else
+   * that is done with the entity.
+   *
+   * @generated from rpc goperation.v1.EntityService.KillEntity
+   */
+  killEntity: {
+    methodKind: "unary";
+    input: typeof KillEntityRequestSchema;
+    output: typeof KillEntityResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_goperation_v1_entity, 0);

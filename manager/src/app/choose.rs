@@ -1,0 +1,57 @@
+//! Which agents suit a new entity, as they are on record.
+
+use goperation::{
+    EndpointName, Result,
+    v1::{ChooseRequest, ChooseResponse},
+};
+
+use super::{App, endpoint::no_endpoint};
+use crate::{
+    check::Violations,
+    placement::{Choice, Host, Wish},
+};
+
+impl App {
+    pub(crate) async fn choose(&self, q: ChooseRequest, now: u64) -> Result<ChooseResponse> {
+        let mut bad = Violations::default();
+        let name = bad.take(EndpointName::parse("name", &q.name));
+        let wish = Wish::read(&mut bad, &q.includes, &q.weighters);
+        let limit = usize::try_from(q.limit);
+        if limit.is_err() {
+            bad.add("limit", "must be 0 for all, or how many");
+        }
+        let (Some(name), Ok(limit)) = (name, limit) else { return Err(bad.error()) };
+        bad.finish()?;
+        let Choice { mut candidates, left_out } = self.choice(name.as_str(), &wish, now).await?;
+        if limit > 0 {
+            candidates.truncate(limit);
+        }
+        Ok(ChooseResponse { candidates, left_out })
+    }
+
+    /// Chooses among all agents that have the endpoint. It changes nothing and holds nothing: what
+    /// it says may be over when somebody acts on it.
+    ///
+    /// # Errors
+    /// `ENDPOINT_NOT_FOUND` when no agent has it.
+    pub(super) async fn choice(&self, endpoint: &str, wish: &Wish, now: u64) -> Result<Choice> {
+        let entities = self.entity_counts().await?;
+        let has =
+            |names: &[goperation::v1::AgentEndpoint]| names.iter().any(|e| e.name == endpoint);
+        let records = self.agent_records().await?;
+        let hosts = records.into_iter().filter(|agent| !agent.deleted && has(&agent.endpoints));
+        let hosts: Vec<_> = hosts
+            .map(|agent| Host {
+                online: self.leases.seen(agent.id).is_some_and(|seen| seen.online),
+                entities: entities
+                    .get(&agent.id)
+                    .map_or(0, |&count| u32::try_from(count).unwrap_or(u32::MAX)),
+                agent,
+            })
+            .collect();
+        if hosts.is_empty() {
+            return Err(no_endpoint(endpoint));
+        }
+        Ok(wish.choose(&hosts, now))
+    }
+}

@@ -1,0 +1,509 @@
+//! Creation under an idempotency key: once, however often it is asked for.
+//!
+//! Invariant: the key's record is written in the transactions that number, end or drop its entity,
+//! so it never says what is not so. Requests of one key take turns; what one of them left open is
+//! asked of its agent again under the same message id, and the agent's journal answers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use goperation::{
+    Error, MessageId, Reason, Result, now_millis,
+    v1::{Candidate, CreateEntityRequest, CreateEntityResponse, LeftOut},
+};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{
+    App,
+    create_entity::{Begun, Place, Try, Wanted},
+    place_entity::{left_to_next, refusal},
+};
+use crate::{
+    bridge_link::had_no_effect,
+    db::Tx,
+    keys,
+    record::{EntityRecord, KeyRecord, State},
+};
+
+/// Longest key, in characters.
+const LONGEST: usize = 128;
+/// How long a key is kept after the end, in milliseconds.
+const KEEP: u64 = 24 * 3600 * 1000;
+
+/// An idempotency key with what is asked for under it.
+#[derive(Debug, Clone)]
+pub(super) struct Keyed {
+    name: String,
+    hash: Vec<u8>,
+}
+
+/// What a choice has come to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stage {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) refused: Vec<LeftOut>,
+}
+
+impl Stage {
+    pub(super) fn of(how: &Try<'_>) -> Self {
+        Self { candidates: how.candidates.to_vec(), refused: how.refused.to_vec() }
+    }
+}
+
+impl Keyed {
+    /// The key of a request, if it has one. A dry run creates nothing that could be repeated.
+    pub(super) fn of(q: &CreateEntityRequest) -> Result<Option<Self>> {
+        let name = q.idempotency_key.as_str();
+        if name.is_empty() || q.dry {
+            return Ok(None);
+        }
+        if name.chars().count() > LONGEST || name.chars().any(char::is_control) {
+            let what = format!("must have at most {LONGEST} printable characters");
+            return Err(Error::invalid("idempotency_key", what));
+        }
+        Ok(Some(Self { name: name.to_owned(), hash: hash(q) }))
+    }
+
+    /// Records that an entity was numbered for it.
+    pub(super) async fn begin(
+        &self,
+        tx: &mut Tx,
+        endpoint: &str,
+        begun: &Begun,
+        until: u64,
+    ) -> Result<()> {
+        let record = KeyRecord {
+            hash: self.hash.clone(),
+            endpoint: endpoint.to_owned(),
+            number: begun.number,
+            agent: begun.agent,
+            message: begun.id.to_string(),
+            keep_until: until.max(now_millis()) + KEEP,
+            candidates: begun.stage.candidates.clone(),
+            refused: begun.stage.refused.clone(),
+            ..KeyRecord::default()
+        };
+        self.put(tx, Some(record)).await
+    }
+
+    /// Records what every repeat is answered.
+    pub(super) async fn end(
+        &self,
+        tx: &mut Tx,
+        begun: &Begun,
+        outcome: Result<&CreateEntityResponse, &Error>,
+        now: u64,
+    ) -> Result<()> {
+        let record = KeyRecord {
+            hash: self.hash.clone(),
+            number: begun.number,
+            agent: begun.agent,
+            message: begun.id.to_string(),
+            keep_until: now + KEEP,
+            response: outcome.ok().map(CreateEntityResponse::encode_to_vec),
+            failure: outcome.err().map(Error::encode),
+            ..KeyRecord::default()
+        };
+        self.put(tx, Some(record)).await
+    }
+
+    /// Forgets it: nothing came of it, so it may be used again.
+    pub(super) async fn drop(&self, tx: &mut Tx) -> Result<()> {
+        self.put(tx, None).await
+    }
+
+    async fn put(&self, tx: &mut Tx, record: Option<KeyRecord>) -> Result<()> {
+        let key = keys::idempotency(&self.name);
+        if let Some(former) = tx.get::<KeyRecord>(key.clone()).await? {
+            tx.delete(keys::idempotency_time(former.keep_until, &self.name));
+        }
+        match record {
+            Some(record) => {
+                tx.put(key, &record);
+                tx.mark(keys::idempotency_time(record.keep_until, &self.name));
+            }
+            None => tx.delete(key),
+        }
+        Ok(())
+    }
+
+    /// What a request with the same content was answered, if it has ended.
+    fn answer(&self, known: &KeyRecord) -> Result<Option<CreateEntityResponse>> {
+        if known.hash != self.hash {
+            return Err(Error::new(
+                Reason::KeyReused,
+                format!(
+                    "the idempotency key `{}` was used for another request less than a day ago; \
+                     take a new one",
+                    self.name
+                ),
+            )
+            .with("idempotency_key", &self.name));
+        }
+        match (&known.response, &known.failure) {
+            (_, Some(failure)) => Err(Error::decode(failure)),
+            (Some(response), None) => {
+                CreateEntityResponse::decode(response.as_slice()).map(Some).map_err(|e| {
+                    let what = format!("the answer kept for a key cannot be read: {e}");
+                    Error::new(Reason::Internal, what)
+                })
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// That the time ended before another request with the key did.
+    fn under_way(&self, known: Option<&KeyRecord>) -> Error {
+        let error = Error::new(
+            Reason::OutcomeUnknown,
+            format!(
+                "another request with the idempotency key `{}` is still under way; repeat it with \
+                 the same key",
+                self.name
+            ),
+        )
+        .with("idempotency_key", &self.name);
+        match known {
+            Some(known) => error.with("entity", known.number).with_message_id(&known.message),
+            None => error,
+        }
+    }
+}
+
+/// The same for the same request: a map has no order of its own, so the labels are put into one.
+fn hash(q: &CreateEntityRequest) -> Vec<u8> {
+    let mut labels: Vec<_> = q.labels.iter().collect();
+    labels.sort_unstable();
+    let rest = CreateEntityRequest {
+        endpoint: q.endpoint.to_lowercase(),
+        labels: [].into(),
+        idempotency_key: String::new(),
+        ..q.clone()
+    };
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_be_bytes());
+        hash.update(bytes);
+    };
+    add(&rest.encode_to_vec());
+    for (key, value) in labels {
+        add(key.as_bytes());
+        add(value.as_bytes());
+    }
+    hash.finalize().to_vec()
+}
+
+/// The keys under which something is being done, each with its queue.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+
+/// A request's turn, had or waited for. A key that nobody waits for any more is forgotten.
+struct Turn<'a> {
+    turns: &'a Turns,
+    name: &'a str,
+    queue: Arc<tokio::sync::Mutex<()>>,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its turn; none when it did not come in time.
+    async fn wait<'a>(&'a self, name: &'a str, wait: Duration) -> Option<Turn<'a>> {
+        let queue = self.all().entry(name.to_owned()).or_default().clone();
+        let mut turn = Turn { turns: self, name, queue, held: None };
+        let held = tokio::time::timeout(wait, turn.queue.clone().lock_owned()).await.ok()?;
+        turn.held = Some(held);
+        Some(turn)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.held = None;
+        let mut all = self.turns.all();
+        // The map's and our own.
+        if Arc::strong_count(&self.queue) == 2 {
+            all.remove(self.name);
+        }
+    }
+}
+
+/// What became of a creation that an earlier request left open.
+enum Resumed {
+    Ended(Box<CreateEntityResponse>),
+    /// Nothing is left of it; these agents have refused.
+    Again(Vec<LeftOut>),
+}
+
+impl App {
+    /// Creates an entity unless that was done under the key already.
+    pub(super) async fn create_once(
+        &self,
+        q: CreateEntityRequest,
+        key: Keyed,
+        wait: Duration,
+    ) -> Result<CreateEntityResponse> {
+        let begun = Instant::now();
+        let name = key.name.clone();
+        let record = keys::idempotency(&name);
+        let Some(_turn) = self.turns.wait(&name, wait).await else {
+            let known: Option<KeyRecord> = self.db.get(record).await?;
+            return match known.as_ref().map(|known| key.answer(known)).transpose()?.flatten() {
+                Some(answer) => Ok(answer),
+                None => Err(key.under_way(known.as_ref())),
+            };
+        };
+        let now = now_millis();
+        let known = self.db.get::<KeyRecord>(record).await?.filter(|known| known.keep_until > now);
+        let Some(known) = known else {
+            let wanted = Wanted::read(q, Some(key), false, now)?;
+            return self.place(&wanted, Vec::new(), begun, wait).await;
+        };
+        if let Some(answer) = key.answer(&known)? {
+            return Ok(answer);
+        }
+        let wanted = Wanted::read(q, Some(key), true, now)?;
+        match self.resume(&wanted, known, wait.saturating_sub(begun.elapsed())).await? {
+            Resumed::Ended(response) => Ok(*response),
+            Resumed::Again(refused) => self.place(&wanted, refused, begun, wait).await,
+        }
+    }
+
+    /// Takes up what an earlier request left open.
+    async fn resume(&self, wanted: &Wanted, known: KeyRecord, wait: Duration) -> Result<Resumed> {
+        let (endpoint, number) = (wanted.endpoint.as_str(), known.number);
+        tracing::Span::current().record("entity", number);
+        let mut stage = Stage { candidates: known.candidates, refused: known.refused };
+        let later = now_millis() + super::millis(wait);
+        let until = wanted.finish.unwrap_or(later);
+        let Some((state, former)) = self.extend(endpoint, number, until).await? else {
+            return Ok(Resumed::Again(stage.refused));
+        };
+        let agent = self.agent_record(known.agent).await?;
+        let id = MessageId::parse("message", &known.message)?;
+        let host = (agent.id, agent.host.clone());
+        let begun = Begun::new(&agent, number, id, stage.clone());
+        let until = match state {
+            State::Creating => until,
+            // It ran, so this is only to have its answer from the journal.
+            State::Ready => later,
+            State::Lost => return self.created(wanted, &begun, None).await.map(Resumed::ended),
+            State::Failed => {
+                let error = interrupted(endpoint, &begun);
+                self.not_created(wanted, &begun, &error).await?;
+                return Err(error);
+            }
+            State::Deleting => return Err(deleting(endpoint, &begun)),
+        };
+        let error = match self.ask_to_create(wanted, &begun, until, wait).await {
+            Ok(answer) => {
+                return self.created(wanted, &begun, Some(&answer)).await.map(Resumed::ended);
+            }
+            Err(error) => error,
+        };
+        if state == State::Ready && error.reason == Reason::AlreadyExists {
+            // The agent has it and does not remember any more how it came to it.
+            return self.created(wanted, &begun, None).await.map(Resumed::ended);
+        }
+        if !is_its_end(error.reason) {
+            if had_no_effect(error.reason) {
+                self.retract(endpoint, number, until, former).await?;
+            }
+            super::raise_generation(self, begun.agent).await;
+            return Err(unknown(endpoint, &begun, &error));
+        }
+        self.not_created(wanted, &begun, &error).await?;
+        if matches!(wanted.place, Place::Best(_)) && left_to_next(error.reason) {
+            stage.refused.push(refusal(host, &error));
+            return Ok(Resumed::Again(stage.refused));
+        }
+        Err(error)
+    }
+
+    /// The state of an entity and until when it could be begun with; if it is CREATING it can be
+    /// until then from here on. None when it is gone.
+    async fn extend(
+        &self,
+        endpoint: &str,
+        number: u32,
+        until: u64,
+    ) -> Result<Option<(State, u64)>> {
+        let key = keys::entity(endpoint, number);
+        let mut tx = self.db.begin();
+        loop {
+            let Some(mut record) = tx.get::<EntityRecord>(key.clone()).await? else {
+                return Ok(None);
+            };
+            let found = (record.state(), record.finish_time);
+            if found.0 == State::Creating && record.finish_time < until {
+                record.finish_time = until;
+                record.touch(now_millis());
+                tx.put(key.clone(), &record);
+            }
+            if tx.commit().await? {
+                return Ok(Some(found));
+            }
+        }
+    }
+
+    /// Takes back [`Self::extend`]: what was sent is known not to be on its way.
+    async fn retract(&self, endpoint: &str, number: u32, until: u64, former: u64) -> Result<()> {
+        let key = keys::entity(endpoint, number);
+        let mut tx = self.db.begin();
+        loop {
+            let record: Option<EntityRecord> = tx.get(key.clone()).await?;
+            let Some(mut record) = record.filter(|record| {
+                record.state() == State::Creating && record.finish_time == until && former < until
+            }) else {
+                return Ok(());
+            };
+            record.finish_time = former;
+            record.touch(now_millis());
+            tx.put(key.clone(), &record);
+            if tx.commit().await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Resumed {
+    fn ended(response: CreateEntityResponse) -> Self {
+        Self::Ended(Box::new(response))
+    }
+}
+
+/// Whether a repeated message was answered by how its creation ended. Any other refusal is of the
+/// repeat alone: the message may have arrived before.
+fn is_its_end(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::MethodFailed
+            | Reason::Interrupted
+            | Reason::PortTaken
+            | Reason::PortsExhausted
+            | Reason::PortOutOfRange
+            | Reason::StateRefused
+            | Reason::InvalidArgument
+    )
+}
+
+fn about(error: Error, endpoint: &str, begun: &Begun) -> Error {
+    error
+        .with("agent", begun.agent)
+        .with("endpoint", endpoint)
+        .with("entity", begun.number)
+        .with_message_id(&begun.id)
+}
+
+fn interrupted(endpoint: &str, begun: &Begun) -> Error {
+    let what = format!(
+        "the creation of entity {} of {endpoint} on agent {} was interrupted: delete the entity",
+        begun.number, begun.agent
+    );
+    about(Error::new(Reason::Interrupted, what), endpoint, begun)
+}
+
+fn deleting(endpoint: &str, begun: &Begun) -> Error {
+    let what = format!(
+        "entity {} of {endpoint}, which an earlier request with this key began to create, is \
+         DELETING; repeat it when that is gone, or take a new key",
+        begun.number
+    );
+    about(Error::new(Reason::StateRefused, what).with("state", "DELETING"), endpoint, begun)
+}
+
+fn unknown(endpoint: &str, begun: &Begun, cause: &Error) -> Error {
+    let what = format!(
+        "an earlier request with this key began to create entity {} of {endpoint} on agent {}, and \
+         its outcome is not known yet: {}; repeat it with the same key",
+        begun.number, begun.agent, cause.message
+    );
+    let error =
+        Error { retry_after: cause.retry_after, ..Error::new(Reason::OutcomeUnknown, what) };
+    about(error.with("cause", cause.reason), endpoint, begun)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn request() -> CreateEntityRequest {
+        let labels = (0..20).map(|i| (format!("k{i}"), "v".to_owned()));
+        CreateEntityRequest {
+            endpoint: "arena".to_owned(),
+            labels: labels.collect(),
+            idempotency_key: "k".to_owned(),
+            ..CreateEntityRequest::default()
+        }
+    }
+
+    #[test]
+    fn the_same_request_has_the_same_hash() {
+        // Each map has an order of its own.
+        for _ in 0..20 {
+            assert_eq!(hash(&request()), hash(&request()));
+        }
+        let other = |change: fn(&mut CreateEntityRequest)| {
+            let mut q = request();
+            change(&mut q);
+            hash(&q)
+        };
+        assert_eq!(other(|q| q.idempotency_key.clear()), hash(&request()));
+        assert_eq!(other(|q| q.endpoint = "Arena".to_owned()), hash(&request()));
+        let pair = |k: &str, v: &str| HashMap::from([(k.to_owned(), v.to_owned())]);
+        let labelled = |labels| hash(&CreateEntityRequest { labels, ..request() });
+        assert_ne!(labelled(pair("a", "bc")), labelled(pair("ab", "c")));
+        for different in [
+            other(|q| q.labels.clear()),
+            other(|q| q.agent_id = 1),
+            other(|q| q.includes.push("cpu>1".to_owned())),
+            other(|q| q.weighters.push("cpu".to_owned())),
+            other(|q| q.number = 1),
+        ] {
+            assert_ne!(different, hash(&request()));
+        }
+    }
+
+    #[test]
+    fn keys_are_printable_and_not_too_long() {
+        let of = |key: &str| {
+            Keyed::of(&CreateEntityRequest { idempotency_key: key.to_owned(), ..request() })
+        };
+        assert!(of("").unwrap().is_none());
+        for good in ["a", "a b/c:ü", &"ü".repeat(128)] {
+            assert!(of(good).unwrap().is_some(), "{good}");
+        }
+        for bad in ["a\n", "\u{7f}", &"k".repeat(129)] {
+            assert_eq!(of(bad).unwrap_err().violations[0].field, "idempotency_key");
+        }
+        let dry = CreateEntityRequest { dry: true, ..request() };
+        assert!(Keyed::of(&dry).unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_come_one_after_the_other_and_leave_nothing() {
+        let turns = Turns::default();
+        let wait = Duration::from_secs(1);
+        let first = turns.wait("a", wait).await.unwrap();
+        let other = turns.wait("b", wait).await.unwrap();
+        assert!(turns.wait("a", wait).await.is_none());
+        let (second, ()) = tokio::join!(turns.wait("a", wait), async {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        assert!(turns.wait("a", wait).await.is_none());
+        drop((second, other));
+        assert!(turns.all().is_empty());
+    }
+}
