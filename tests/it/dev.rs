@@ -199,3 +199,19 @@ async fn grpcurl_on_rabbitmq() {
     let uri = RabbitNode::shared().await.new_vhost().await.uri;
     grpcurl_tour(&["--agents", "2", "--broker", &uri]).await;
 }
+
+/// A test that fails leaves no game behind, although `gop dev` is killed and games outlive it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_gop_dev_has_started_is_dead_too() {
+    let (process, address) = dev(&[]).await;
+    grpc(&address, "AgentService/ActivateAgent", json!({"id": 1})).await.unwrap();
+    grpc(&address, "EntityService/CreateEntity", json!({"endpoint": "clock"})).await.unwrap();
+    let clock = json!({"endpoint": "clock", "number": 1});
+    let started = grpc(&address, "EntityService/StartEntity", clock).await.unwrap();
+    let pid = i32::try_from(started["process"]["pid"].as_i64().unwrap()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let alive = || rustix::process::test_kill_process(pid).is_ok();
+    assert!(alive());
+    drop(process);
+    poll_until(SOON, "the clock has ended", async || !alive()).await;
+}

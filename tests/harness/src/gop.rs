@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use uuid::Uuid;
 
-use crate::guard::{self, Guarded};
+use crate::guard::{self, Guarded, Swept};
 use crate::rabbit::tail;
 use crate::tools::{GOP_ENV, profile_folder};
 use crate::{Result, poll_for};
@@ -40,6 +40,8 @@ pub struct GopProcess {
     stdout: PathBuf,
     stderr: PathBuf,
     ready_line: String,
+    /// The games below the temporary folder of a `gop dev` that did not end by itself.
+    games: Option<Swept>,
 }
 
 /// What a `gop` that has ended left behind.
@@ -103,6 +105,7 @@ impl GopProcess {
             // Half a line may lack the address.
             if let Some(line) = line.filter(|line| line.ends_with('\n')) {
                 gop.ready_line = line.trim_end().to_owned();
+                gop.games = temporary(&gop.ready_line).map(Swept::folder);
                 return Ok(gop);
             }
             let args = gop.args.join(OsStr::new(" "));
@@ -136,7 +139,7 @@ impl GopProcess {
                 .stdout(File::create(&stdout)?)
                 .stderr(File::create(&stderr)?),
         )?;
-        Ok(Self { args, process, stdout, stderr, ready_line: String::new() })
+        Ok(Self { args, process, stdout, stderr, ready_line: String::new(), games: None })
     }
 
     /// The line on stdout that began with `ready`, without its newline.
@@ -223,9 +226,18 @@ impl GopProcess {
     }
 }
 
+/// The folder of a `gop dev` that nobody has given it.
+fn temporary(ready_line: &str) -> Option<&str> {
+    let folder = ready_line.split(' ').find_map(|word| word.strip_prefix("data_dir="));
+    folder.filter(|folder| folder.contains("/gop-dev-"))
+}
+
 impl Drop for GopProcess {
     fn drop(&mut self) {
         self.process.kill();
+        if let Some(games) = &self.games {
+            games.kill();
+        }
         // Captured by the test runner, which shows it when the test has failed.
         eprintln!("--- log of gop {}\n{}", self.args.join(OsStr::new(" ")).display(), self.log());
     }
