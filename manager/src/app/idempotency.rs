@@ -4,11 +4,7 @@
 //! so it never says what is not so. Requests of one key take turns; what one of them left open is
 //! asked of its agent again under the same message id, and the agent's journal answers.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use goperation::{
     Error, MessageId, Reason, Result, now_millis,
@@ -16,7 +12,6 @@ use goperation::{
 };
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::OwnedMutexGuard;
 
 use super::{
     App,
@@ -196,44 +191,6 @@ fn hash(q: &CreateEntityRequest) -> Vec<u8> {
         add(value.as_bytes());
     }
     hash.finalize().to_vec()
-}
-
-/// The keys under which something is being done, each with its queue.
-#[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
-
-/// A request's turn, had or waited for. A key that nobody waits for any more is forgotten.
-struct Turn<'a> {
-    turns: &'a Turns,
-    name: &'a str,
-    queue: Arc<tokio::sync::Mutex<()>>,
-    held: Option<OwnedMutexGuard<()>>,
-}
-
-impl Turns {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for its turn; none when it did not come in time.
-    async fn wait<'a>(&'a self, name: &'a str, wait: Duration) -> Option<Turn<'a>> {
-        let queue = self.all().entry(name.to_owned()).or_default().clone();
-        let mut turn = Turn { turns: self, name, queue, held: None };
-        let held = tokio::time::timeout(wait, turn.queue.clone().lock_owned()).await.ok()?;
-        turn.held = Some(held);
-        Some(turn)
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.held = None;
-        let mut all = self.turns.all();
-        // The map's and our own.
-        if Arc::strong_count(&self.queue) == 2 {
-            all.remove(self.name);
-        }
-    }
 }
 
 /// What became of a creation that an earlier request left open.
@@ -489,21 +446,5 @@ mod tests {
         }
         let dry = CreateEntityRequest { dry: true, ..request() };
         assert!(Keyed::of(&dry).unwrap().is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn turns_come_one_after_the_other_and_leave_nothing() {
-        let turns = Turns::default();
-        let wait = Duration::from_secs(1);
-        let first = turns.wait("a", wait).await.unwrap();
-        let other = turns.wait("b", wait).await.unwrap();
-        assert!(turns.wait("a", wait).await.is_none());
-        let (second, ()) = tokio::join!(turns.wait("a", wait), async {
-            tokio::task::yield_now().await;
-            drop(first);
-        });
-        assert!(turns.wait("a", wait).await.is_none());
-        drop((second, other));
-        assert!(turns.all().is_empty());
     }
 }

@@ -29,9 +29,10 @@ mod reports;
 mod reserved;
 mod status;
 mod sync;
+mod turns;
 mod upgrade;
 
-pub(crate) use idempotency::Turns;
+pub(crate) use turns::Turns;
 pub(crate) use upgrade::Upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};
