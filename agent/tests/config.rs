@@ -151,7 +151,7 @@ fn every_error_names_file_line_and_field() {
             "[package]\ncommand = [\"no-such-program\"]".to_owned(),
             "3: package.command[0]: no-such-program is not in PATH",
         ),
-        ("[metadata]\n\"a b\" = 1".to_owned(), "3: metadata.\"a b\": a key has 1 to 63"),
+        ("[metadata]\n\"a b\" = 1".to_owned(), "3: metadata.a b: a key has 1 to 63"),
         ("[metadata]\nx = {}".to_owned(), "3: metadata.x: must be a text, a number"),
         ("[metadata]\nx = [[1]]".to_owned(), "3: metadata.x: must be a text, a number"),
         ("[metadata]\nx = \"a\\nb\"".to_owned(), "3: metadata.x: "),

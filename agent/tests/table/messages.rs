@@ -189,8 +189,9 @@ async fn a_cast_whose_turn_comes_too_late_is_a_dead_letter() {
     let agent = fleet.agent("h1", &toml).await;
     fleet.activate(&agent).await;
     let target = || agent.target("game");
+    let before = agent.handle.counts().started;
     fleet.cast(target(), "wait", json!({}), None).await.unwrap();
-    poll_until(SOON, "it runs", async || agent.handle.counts().started == 1).await;
+    poll_until(SOON, "it runs", async || agent.handle.counts().started > before).await;
     let finish = goperation::now_millis() + 2000;
     let late = fleet.cast(target(), "note", json!({}), Some(finish)).await.unwrap();
     poll_until(SOON, "its time is over", async || goperation::now_millis() > finish).await;

@@ -37,8 +37,10 @@ printf '{"lines": %s}' "$(wc -l < said.log)"
     (
         "said",
         ", read_only = true",
-        r#"lines=$(cat said.log 2>/dev/null | wc -l)
-printf '{"lines": %s, "last": "%s"}' "$lines" "$(tail -n 1 said.log 2>/dev/null)"
+        // Read once: it may be written meanwhile.
+        r#"log=$(cat said.log 2>/dev/null || true)
+if [ -n "$log" ]; then lines=$(printf '%s\n' "$log" | wc -l); else lines=0; fi
+printf '{"lines": %s, "last": "%s"}' "$lines" "$(printf '%s' "$log" | tail -n 1)"
 "#,
     ),
     (

@@ -108,23 +108,26 @@ def process(gop: goperation.Client) -> None:
     print(f"chosen for clock {','.join(str(agent.agent_id) for agent in best.candidates)}")
     made = gop.entities.CreateEntity(v1.CreateEntityRequest(endpoint="clock")).entity
     print(f"created clock:{made.number} on {made.agent_id}")
-    name = {"endpoint": "clock", "number": made.number}
-    started = gop.entities.StartEntity(v1.StartEntityRequest(**name)).process
+    number = made.number
+    start = v1.StartEntityRequest(endpoint="clock", number=number)
+    started = gop.entities.StartEntity(start).process
     print(f"started clock:1 {running(started)}")
-    status = gop.entities.StatusEntity(v1.StatusEntityRequest(**name)).process
+    ask = v1.StatusEntityRequest(endpoint="clock", number=number)
+    status = gop.entities.StatusEntity(ask).process
     assert status.pid == started.pid and status.memory_bytes > 0, status
     print(f"status clock:1 {running(status)} restarts={status.restarts}")
-    again = gop.entities.RestartEntity(v1.RestartEntityRequest(**name)).process
+    restart = v1.RestartEntityRequest(endpoint="clock", number=number)
+    again = gop.entities.RestartEntity(restart).process
     assert again.pid != started.pid, again
     print(f"restarted clock:1 {running(again)}")
-    stopped = gop.entities.StopEntity(v1.StopEntityRequest(**name)).process
+    stopped = gop.entities.StopEntity(v1.StopEntityRequest(endpoint="clock", number=number)).process
     ended = stopped.last_exit
     print(f"stopped clock:1 {running(stopped)} code={ended.code} cause={ended.cause}")
-    gop.entities.StartEntity(v1.StartEntityRequest(**name))
-    killed = gop.entities.KillEntity(v1.KillEntityRequest(**name)).process
+    gop.entities.StartEntity(start)
+    killed = gop.entities.KillEntity(v1.KillEntityRequest(endpoint="clock", number=number)).process
     ended = killed.last_exit
     print(f"killed clock:1 {running(killed)} signal={ended.signal} cause={ended.cause}")
-    gop.entities.DeleteEntity(v1.DeleteEntityRequest(**name))
+    gop.entities.DeleteEntity(v1.DeleteEntityRequest(endpoint="clock", number=number))
     print("deleted clock:1")
 
 
