@@ -266,11 +266,15 @@ pub(super) fn folder(
 
 /// The mode is that of the folder itself, when it is new.
 fn make(path: &Path, mode: u32) -> io::Result<()> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    match DirBuilder::new().mode(mode).create(path) {
+    let folder = || match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
+    };
+    match (folder(), path.parent()) {
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(parent)?;
+            folder()
+        }
+        (made, _) => made,
     }
 }
