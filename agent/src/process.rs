@@ -166,6 +166,22 @@ impl Processes {
         self.tasks.wait().await;
     }
 
+    /// Has the output of a game read on whose launcher was lost: unread, it would stop the game. The
+    /// reader ends with the game, and goes on without this agent.
+    fn pump(self: &Arc<Self>, dir: RunDir) {
+        let processes = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let launcher = processes.launcher();
+            match blocking(move || goperation_launcher::spawn_pump(&launcher, &dir)).await {
+                Ok(id) => tokio::select! {
+                    () = processes.stopping() => {}
+                    () = watch::gone(&id) => goperation_launcher::reap(id.pid),
+                },
+                Err(error) => warn!(%error, "the output of a game without a launcher is not read"),
+            }
+        });
+    }
+
     /// Starts the supervisor of an entity, unless there is one. None: its endpoint has no process.
     fn supervise(self: &Arc<Self>, key: &EntityKey, row: ProcessRow, phase: Phase) -> Option<Slot> {
         let config = self.config(key)?;
@@ -188,6 +204,7 @@ impl Processes {
             pending: Pending::default(),
             failure: None,
             leaving: false,
+            pumped: false,
         };
         self.tasks.spawn(supervisor.run(phase));
         let slot = Slot { commands, view: seen, sample: Arc::default() };

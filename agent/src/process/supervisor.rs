@@ -109,6 +109,8 @@ pub(super) struct Supervisor {
     pub(super) failure: Option<Error>,
     /// The entity is about to be deleted.
     pub(super) leaving: bool,
+    /// Its launcher was lost, and its output is read on.
+    pub(super) pumped: bool,
 }
 
 impl Supervisor {
@@ -117,10 +119,16 @@ impl Supervisor {
         loop {
             let live = match &phase {
                 Phase::Unready(live, _) | Phase::Running(live) | Phase::Stopping(live, _) => {
-                    Some(live.process.clone())
+                    Some(live)
                 }
                 _ => None,
             };
+            let orphaned = live.is_some_and(|live| live.orphaned);
+            if orphaned && !self.pumped {
+                self.processes.pump(self.dir.clone());
+            }
+            self.pumped = orphaned;
+            let live = live.map(|live| live.process.clone());
             self.view.send_if_modified(|view| std::mem::replace(view, live.clone()) != live);
             let next = match phase {
                 Phase::Adopt(looked) => self.adopt(looked).await,
@@ -309,8 +317,7 @@ impl Supervisor {
 }
 
 /// What a process without its launcher says of itself.
-pub(super) const ORPHANED: &str =
-    "its launcher was lost: how it ends will not be known, and its output is not kept";
+pub(super) const ORPHANED: &str = "its launcher was lost: how it ends will not be known";
 
 /// What the end of what was watched means.
 pub(super) enum End {

@@ -79,7 +79,8 @@ fn register(fd: Option<OwnedFd>) -> io::Result<Option<AsyncFd<OwnedFd>>> {
     fd.map(|fd| AsyncFd::with_interest(fd, Interest::READABLE)).transpose()
 }
 
-async fn gone(id: &ProcessId) {
+/// Waits until a process is gone that cannot be watched, or need not be.
+pub(super) async fn gone(id: &ProcessId) {
     while id.is_alive() {
         sleep(LOOK).await;
     }

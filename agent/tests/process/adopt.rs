@@ -136,6 +136,31 @@ async fn a_lost_launcher_costs_only_the_exit_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_game_without_its_launcher_is_read_on() {
+    // Each time far more than a pipe holds: unread, the game would wait for ever.
+    let body = "echo up; for word in first second; do \
+                while ! test -e $word; do sleep 0.01; done; \
+                head -c 1000000 /dev/zero | tr '\\0' x; echo; echo said $word; done; \
+                exec sleep 1000";
+    let stage = Stage::start().await;
+    let toml = toml(&stage.game(body), "ready = { line = \"up\" }");
+    let agent = stage.agent(&toml).await;
+    let number = stage.create(&agent).await;
+    stage.does(&agent, "start_entity", number).await;
+    let home = agent.work_dir.join(format!("game/{number}"));
+    kill(stage.launcher(&agent, number));
+    fs::write(home.join("first"), "").unwrap();
+    until("it is read on", || stage.log(&agent, number).contains("said first")).await;
+    // The reader is not the agent's either.
+    agent.stop().await;
+    fs::write(home.join("second"), "").unwrap();
+    let agent = stage.fleet.agent("h1", &toml).await;
+    until("it is read on", || stage.log(&agent, number).contains("said second")).await;
+    stage.does(&agent, "kill_entity", number).await;
+    assert_eq!(stage.games(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_that_was_broken_off_is_done() {
     let stage = Stage::start().await;
     let body = "trap '' TERM; echo up; while :; do sleep 1000; done";

@@ -14,7 +14,7 @@ import schemathesis
 
 # Agents that stay as they are, and what would change that.
 KEPT = {"1", "2"}
-STOPPING = {"AgentService_DeleteAgent", "AgentService_PauseAgent"}
+STOPPING = {"AgentService_DeleteAgent", "AgentService_PauseAgent", "AgentService_UpgradeAgent"}
 
 # An RPC that waits for what never comes ends after this.
 TIMEOUT = "1S"

@@ -40,26 +40,11 @@ pub(super) struct Case {
 
 /// Fields of a record that no two objects have in common.
 const TIMES: &[&str] = &["etag", "createTime", "updateTime"];
-/// As [`TIMES`], for an agent.
-const AGENT: &[&str] = &[
-    "id",
-    "host",
-    "etag",
-    "createTime",
-    "updateTime",
-    "statusTime",
-    "reportTime",
-    "snapshot",
-    "upgrade",
-    "clockOffset",
-    "portsRanges",
-    "diskMib",
-];
-/// As [`AGENT`], for one that is told to go: it may have gone when the answer is made.
+/// As [`TIMES`], for an agent that is told to go: it may have gone when the answer is made.
 const LEAVING: &[&str] = &[
+    "online",
     "id",
     "host",
-    "online",
     "etag",
     "createTime",
     "updateTime",
@@ -71,6 +56,8 @@ const LEAVING: &[&str] = &[
     "portsRanges",
     "diskMib",
 ];
+/// As [`LEAVING`], for an agent that stays.
+const AGENT: &[&str] = LEAVING.split_first().unwrap().1;
 /// What no two upgrades have in common.
 const UPGRADE: &[&str] = &["messageId", "beginTime", "endTime", "log"];
 /// As [`TIMES`], for an entity and its ports.
