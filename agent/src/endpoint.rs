@@ -21,7 +21,7 @@ pub use orphan::{RunRecord, group_alive, kill_orphan, kill_orphans_of};
 pub use script::{Invocation, Running, Subject};
 
 pub(crate) use group::{Group, base_environment};
-pub(crate) use orphan::leader_runs;
+pub(crate) use orphan::{MESSAGE_ID, leader_for, leader_runs};
 pub(crate) use script::port_variable;
 
 /// Methods of an entity's life, by the name that they are called by and the name by which the

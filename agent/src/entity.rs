@@ -103,7 +103,8 @@ impl Agent {
                 Ok(())
             })
             .await?;
-        let created = self.make_entity(message, &key, &create).await;
+        let mut new_home = false;
+        let created = self.make_entity(message, &key, &create, &mut new_home).await;
         match created {
             Ok(answer) => {
                 self.core
@@ -116,13 +117,20 @@ impl Agent {
                 Ok(answer)
             }
             Err(error) => {
-                self.remove_entity(&key).await?;
+                // A home that was there is from before the record, with what was played in it.
+                self.remove_entity(&key, new_home).await?;
                 Err(error)
             }
         }
     }
 
-    async fn make_entity(&self, message: &Message, key: &EntityKey, create: &Create) -> Outcome {
+    async fn make_entity(
+        &self,
+        message: &Message,
+        key: &EntityKey,
+        create: &Create,
+        new_home: &mut bool,
+    ) -> Outcome {
         let endpoint = self.endpoints.get(key.endpoint.as_str())?;
         let process = endpoint.process();
         let wishes = match &process {
@@ -131,7 +139,7 @@ impl Agent {
         };
         let ports =
             if wishes.is_empty() { Vec::new() } else { self.core.reserve(key, &wishes).await? };
-        endpoint.create_home(key.number).await?;
+        *new_home = endpoint.create_home(key.number).await?;
         if let Some(process) = process {
             self.processes.furnish(key, process, ports.clone()).await?;
         }
@@ -140,13 +148,16 @@ impl Agent {
         answer.as_object().cloned().ok_or_else(|| Error::new(Reason::Internal, "no object"))
     }
 
-    /// Removes what a creation or deletion leaves: home folder, record and ports.
-    async fn remove_entity(&self, key: &EntityKey) -> Result<()> {
+    /// Removes what a creation or deletion leaves: its home if it shall, record and ports.
+    async fn remove_entity(&self, key: &EntityKey, home: bool) -> Result<()> {
         self.processes.remove(key).await?;
-        self.endpoints.get(key.endpoint.as_str())?.remove_home(key.number).await?;
+        if home {
+            self.endpoints.get(key.endpoint.as_str())?.remove_home(key.number).await?;
+        }
         self.core
             .change(Operation::DeleteEntity, |state, txn| {
                 state.delete_entity(key, txn);
+                self.processes.forget(key);
                 Ok(())
             })
             .await
@@ -162,7 +173,7 @@ impl Agent {
 
     async fn delete_known(&self, message: &Message, key: &EntityKey, args: &JsonObject) -> Outcome {
         let result = self.run_on(message, "delete", Some(key), args).await?;
-        self.remove_entity(key).await?;
+        self.remove_entity(key, true).await?;
         info!(endpoint = %key.endpoint, entity = key.number, "entity deleted");
         Ok(JsonObject::from_iter([(
             "result".to_owned(),

@@ -20,7 +20,11 @@ use std::{
 };
 
 use goperation::v1::{AgentFacts, AgentSnapshot};
-use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use tracing::{debug, warn};
 
 use self::rates::Meter;
@@ -28,6 +32,8 @@ use crate::Config;
 
 /// How long a reading may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What the rates of the first snapshot are measured over.
+const FIRST: Duration = Duration::from_millis(500);
 const MIB: u64 = 1 << 20;
 
 /// What could not be read before: said aloud once, not with each report.
@@ -61,9 +67,12 @@ impl Facts {
         self.read(move |_| host::facts(&work_dir, said)).await
     }
 
-    /// What the host does now; none when that took too long. Rates are since the snapshot before,
-    /// and 0 in the first.
+    /// What the host does now; none when that took too long. Rates are since the snapshot before; of
+    /// the first, since a reading just before it: a host must not look idle because its agent is new.
     pub(crate) async fn snapshot(&self) -> Option<AgentSnapshot> {
+        if self.read(|meter| meter.is_new().then(|| snapshot::begin(meter))).await?.is_some() {
+            sleep(FIRST).await;
+        }
         let work_dir = self.work_dir.clone();
         self.read(move |meter| snapshot::snapshot(&work_dir, meter)).await
     }

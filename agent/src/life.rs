@@ -3,20 +3,24 @@
 //! Invariant: it works without the manager and without the broker on what its store says, and
 //! reconciles when they return. A DELETED agent consumes nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use goperation::{
     AgentStatus, Error, MessageId, Reason, Result, from_timestamp, now_millis, to_timestamp, v1,
 };
 use goperation_bridge::{Body, Kind, Message, Source};
 use rand::RngExt as _;
-use tokio::time::{Instant, interval, interval_at, sleep, sleep_until};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, interval, interval_at, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::{
-    Exit, agent::Agent, dispatch::Dispatcher, error::RunError, journal::SWEEP_BATCH,
-    lock::Operation, ports::Reserved, state::EntityPhase,
+    Exit, agent::Agent, config::ProcessConfig, dispatch::Dispatcher, error::RunError,
+    journal::SWEEP_BATCH, lock::Operation, ports::Reserved, process::cgroup, report,
+    state::EntityPhase,
 };
 
 /// How often the lease is renewed, unless a third of what the manager grants is shorter.
@@ -55,14 +59,30 @@ pub(crate) async fn live(
     if agent.core.status() == AgentStatus::Deleted {
         return Ok(Exit::Deleted);
     }
+    leave_the_cgroup(&agent).await;
     // Before anything else: what runs is minded also while the manager and the broker are away.
-    let adopted = agent.processes.adopt().await.map_err(RunError::Start);
-    let exit = match adopted {
-        Ok(()) => Box::pin(live_on(&agent, shutdown)).await,
-        Err(error) => Err(error),
+    // What cannot be looked at now may keep it for a while, and nobody from stopping it.
+    let exit = match shutdown.run_until_cancelled(agent.processes.adopt()).await {
+        Some(Ok(())) => Box::pin(live_on(&agent, shutdown)).await,
+        Some(Err(error)) => Err(RunError::Start(error)),
+        None => Ok(Exit::Stopped),
     };
     agent.processes.close().await;
     exit
+}
+
+/// Where entities have cgroups of their own, nothing may be started in the one above them.
+async fn leave_the_cgroup(agent: &Agent) {
+    let has_limits = |process: &ProcessConfig| process.cgroup.is_some();
+    let mut endpoints = agent.config.endpoints.values();
+    if !endpoints.any(|endpoint| endpoint.process.as_ref().is_some_and(has_limits)) {
+        return;
+    }
+    let left = spawn_blocking(cgroup::step_down).await.unwrap_or_else(|e| Err(io::Error::other(e)));
+    if let Err(error) = left {
+        // What is started with limits tries once more, and is refused with the reason.
+        warn!(%error, "the agent stays in the cgroup in which those of the entities are made");
+    }
 }
 
 async fn live_on(
@@ -88,11 +108,15 @@ async fn live_on(
     let dispatcher =
         tokio::spawn(Dispatcher::new(Arc::clone(agent)).run(jobs, subscription, stop.clone()));
     info!(agent = agent.manager.agent_id(), status = %agent.core.status(), "agent started");
+    let reports = tokio::spawn(report::reports(Arc::clone(agent), stop.clone()));
 
     let end = until_the_end(agent, &shutdown).await;
 
     agent.stopping.cancel();
     stop.cancel();
+    if let Err(error) = reports.await {
+        warn!(%error, "the reports ended badly");
+    }
     if let Err(error) = dispatcher.await {
         warn!(%error, "the dispatcher ended badly");
     }
@@ -334,9 +358,6 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
     let mut status = agent.core.watch_status();
     let mut renewals = interval(RENEW);
     let mut sweeps = interval(SWEEP);
-    // One at once: an agent whose facts are not known is not chosen for anything.
-    let mut report = Instant::now();
-    let mut is_first = true;
     let mut lapse = Instant::now();
     let mut deleted = None;
     let mut news: Option<Instant> = None;
@@ -377,15 +398,6 @@ async fn until_the_end(agent: &Arc<Agent>, shutdown: &CancellationToken) -> End 
                 }
                 Err(error) => warn!(%error, "the journal was not swept"),
             },
-            () = sleep_until(report) => {
-                match shutdown.run_until_cancelled(agent.report()).await {
-                    None => return End::Stop,
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => warn!(%error, "not reported"),
-                }
-                report = Instant::now() + agent.next_report(is_first);
-                is_first = false;
-            }
             () = sleep_until(lapse) => lapse = next_lapse(agent).await,
         }
     }

@@ -1,7 +1,8 @@
 //! The package command of an upgrade: the operator's, without a shell, with a limit and a log.
 //!
 //! Invariant: its output goes to a file and not through this process, and nothing but its limit
-//! kills it: half an installation is worse than one that outlives its agent.
+//! kills it: half an installation is worse than one that outlives its agent. The id of its message
+//! is in its environment: that names it when its agent died before it could record it.
 
 use std::{
     fs::{self, File},
@@ -12,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use goperation::{Error, Reason, Result};
+use goperation::{Error, MessageId, Reason, Result};
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 use tracing::warn;
 
 use crate::{
     config::{Config, Package},
-    endpoint::{Group, RunRecord, base_environment},
+    endpoint::{Group, MESSAGE_ID, RunRecord, base_environment},
 };
 
 /// Stands for the package in the command.
@@ -85,11 +86,11 @@ impl Plan {
         &self.log
     }
 
-    /// Starts it.
+    /// Starts it for that message.
     ///
     /// # Errors
     /// `METHOD_FAILED` when it cannot be started: nothing runs then.
-    pub async fn start(self) -> Result<Running> {
+    pub async fn start(self, id: &MessageId) -> Result<Running> {
         let Self { words, limit, dir, log } = self;
         let (program, arguments) = words
             .split_first()
@@ -106,6 +107,7 @@ impl Plan {
             .current_dir(&dir)
             .env_clear()
             .envs(base_environment())
+            .env(MESSAGE_ID, id.as_str())
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors);

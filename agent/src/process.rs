@@ -25,6 +25,8 @@ mod strays;
 mod supervisor;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub(crate) mod user;
 mod verbs;
 mod watch;
@@ -38,6 +40,7 @@ use std::{
 
 use goperation::{Error, Reason, Result, v1};
 use goperation_launcher::{Process, RunDir};
+use goperation_store::Txn;
 use tokio::sync::{Notify, mpsc, oneshot, watch as channel};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
@@ -53,7 +56,8 @@ use crate::{
     endpoint::Endpoints,
     lock::Operation,
     ports::Reserved,
-    state::EntityKey,
+    reserve::not_found,
+    state::{EntityKey, State},
 };
 
 pub(crate) use about::{About, wishes};
@@ -71,7 +75,6 @@ pub(crate) struct Processes {
     launcher: Arc<[OsString]>,
     /// Folder of the run folders, `<run_dir>/<endpoint>/<number>`.
     run_dir: PathBuf,
-    work_dir: PathBuf,
     address: String,
     policy: crate::config::Strays,
     slots: Mutex<HashMap<EntityKey, Slot>>,
@@ -104,7 +107,6 @@ impl Processes {
             endpoints,
             launcher: launcher.into(),
             run_dir: config.data_dir.join("run"),
-            work_dir: config.work_dir.clone(),
             address: config.address.clone(),
             policy: config.strays,
             slots: Mutex::default(),
@@ -204,7 +206,6 @@ impl Processes {
             pending: Pending::default(),
             failure: None,
             leaving: false,
-            pumped: false,
         };
         self.tasks.spawn(supervisor.run(phase));
         let slot = Slot { commands, view: seen, sample: Arc::default() };
@@ -218,15 +219,22 @@ impl Processes {
         if let Some(slot) = known {
             return Ok(slot);
         }
-        let row = self.row(key).await?.unwrap_or_default();
-        self.supervise(key, row, Phase::Adopt(oneshot::channel().0)).ok_or_else(|| {
-            Error::new(Reason::Internal, format!("endpoint {} has no process", key.endpoint))
-        })
+        // Within the change, so that a deletion comes before it or finds what was made.
+        let supervised = |state: &mut State, _: &mut Txn| {
+            if !state.entities.contains_key(key) {
+                return Err(not_found(key));
+            }
+            let row = state.processes.get(key).cloned().unwrap_or_default();
+            self.supervise(key, row, Phase::Adopt(oneshot::channel().0)).ok_or_else(|| {
+                Error::new(Reason::Internal, format!("endpoint {} has no process", key.endpoint))
+            })
+        };
+        self.core.change(Operation::Process, supervised).await
     }
 
-    /// What is remembered of an entity's process.
-    async fn row(&self, key: &EntityKey) -> Result<Option<ProcessRow>> {
-        self.core.change(Operation::Process, |state, _| Ok(state.processes.get(key).cloned())).await
+    /// Ends the supervisor of an entity that is deleted; called within the change that deletes it.
+    pub(crate) fn forget(&self, key: &EntityKey) {
+        self.slots().remove(key);
     }
 
     /// Asks the supervisor of an entity, and waits for its answer.
@@ -242,16 +250,15 @@ impl Processes {
                 }
                 continue;
             }
-            return match answer.await {
-                Ok(answer) => answer,
-                Err(_) if self.stop.is_cancelled() => Err(ending()),
-                Err(_) => {
-                    let message = "what minds the process has ended badly: ask for its status";
-                    Err(Error::new(Reason::Internal, message))
-                }
-            };
+            match answer.await {
+                Ok(answer) => return answer,
+                Err(_) if self.stop.is_cancelled() => return Err(ending()),
+                // It ended before it came to this verb; every verb may be asked for again.
+                Err(_) => {}
+            }
         }
-        Err(ending())
+        let message = "what minds the process has ended badly: ask for its status";
+        Err(Error::new(Reason::Internal, message))
     }
 
     /// Gives a new entity's home to its user, and writes its files.
@@ -285,7 +292,7 @@ impl Processes {
     /// `STATE_REFUSED` when it runs.
     pub(crate) async fn leave(self: &Arc<Self>, key: &EntityKey, kill: bool) -> Result<()> {
         if self.config(key).is_none() {
-            return Ok(());
+            return self.leave_unminded(key, kill).await;
         }
         self.ask(key, Verb::Leave { kill }).await
     }
@@ -295,13 +302,13 @@ impl Processes {
     /// # Errors
     /// `INTERNAL` naming the folder.
     pub(crate) async fn remove(&self, key: &EntityKey) -> Result<()> {
-        let Some(config) = self.config(key) else { return Ok(()) };
-        self.slots().remove(key);
-        let (dir, key) = (self.dir(key), key.clone());
+        let cgroup = self.config(key).map(|config| (config, key.clone()));
+        let dir = self.dir(key);
         let path = dir.path().display().to_string();
         blocking(move || {
+            // Also where the endpoint has no process any more: it may have had one.
             dir.remove()?;
-            match cgroup::of(&config, &key) {
+            match cgroup.and_then(|(config, key)| cgroup::of(&config, &key)) {
                 Some(path) => cgroup::remove(&path),
                 None => Ok(()),
             }

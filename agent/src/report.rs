@@ -1,12 +1,32 @@
 //! Reports: when the next one is due, and what it says.
 //!
 //! Invariant: two reports that are due are at least half an interval apart, whatever the clocks do.
+//! A report that hangs, for its host or for the manager, keeps nothing else waiting.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use goperation::{Error, Reason, Result};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::agent::Agent;
+
+/// Reports until `stop`. At once for the first time: an agent whose facts are not known is not
+/// chosen for anything.
+pub(crate) async fn reports(agent: Arc<Agent>, stop: CancellationToken) {
+    let report = async {
+        let mut is_first = true;
+        loop {
+            if let Err(error) = agent.report().await {
+                warn!(%error, "not reported");
+            }
+            sleep(agent.next_report(is_first)).await;
+            is_first = false;
+        }
+    };
+    stop.run_until_cancelled(report).await;
+}
 
 impl Agent {
     /// Reports facts and a performance snapshot.
@@ -14,11 +34,12 @@ impl Agent {
     /// # Errors
     /// `UNAVAILABLE` when the manager is away, or the host says nothing in time.
     pub(crate) async fn report(&self) -> Result<()> {
-        let (facts, snapshot) = (self.facts.facts().await, self.facts.snapshot().await);
-        if facts.is_none() && snapshot.is_none() {
+        // Whatever keeps the facts keeps the snapshot: it is not waited for once more.
+        let Some(facts) = self.facts.facts().await else {
             return Err(Error::new(Reason::Unavailable, "the host's facts cannot be read in time"));
-        }
-        self.manager.report(facts, snapshot).await
+        };
+        let snapshot = self.facts.snapshot().await;
+        self.manager.report(Some(facts), snapshot).await
     }
 
     /// How long until the next report.

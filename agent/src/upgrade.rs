@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     agent::Agent,
     core::Core,
-    endpoint::{RunRecord, kill_orphan, leader_runs},
+    endpoint::{RunRecord, kill_orphan, leader_for, leader_runs},
     job::{Ended, interrupted},
     journal::{Outcome, Phase},
     life,
@@ -65,7 +65,7 @@ impl Agent {
         };
         self.core.begin_upgrade(upgrade.clone()).await?;
         info!(file, log = %upgrade.told.log, "upgrade begins");
-        match plan.start().await {
+        match plan.start(id).await {
             Ok(running) => {
                 upgrade.run = running.record().cloned();
                 self.core.put_upgrade(upgrade.clone()).await?;
@@ -107,10 +107,11 @@ impl Agent {
     /// until then there is no other one beside it.
     async fn end_former(&self) -> Result<()> {
         let former = self.core.look(Operation::UpgradeAgent, |state| Ok(state.upgrade.clone()));
-        let Some(Upgrade { told, run: Some(run), limit }) = former.await? else { return Ok(()) };
-        if told.state() != UpgradeState::Interrupted || !runs(run.clone()).await {
+        let Some(Upgrade { told, run, limit }) = former.await? else { return Ok(()) };
+        if told.state() != UpgradeState::Interrupted {
             return Ok(());
         }
+        let Some(run) = still_running(run, told.message_id.clone()).await? else { return Ok(()) };
         let now = now_millis();
         if now >= limit {
             warn!(pid = run.pid, "the package command of an interrupted upgrade is killed");
@@ -235,8 +236,16 @@ pub(crate) fn is_upgrade(message: &Message) -> bool {
     message.namespace == MANAGER_NAMESPACE && message.method == Method::UpgradeAgent.name()
 }
 
-async fn runs(run: RunRecord) -> bool {
-    spawn_blocking(move || leader_runs(&run)).await.unwrap_or(true)
+/// The package command of an upgrade, if it runs. One that the agent had no time to record is known
+/// by its environment.
+async fn still_running(run: Option<RunRecord>, id: String) -> Result<Option<RunRecord>> {
+    let look = move || match run {
+        Some(run) => leader_runs(&run).then_some(run),
+        None => leader_for(&id),
+    };
+    spawn_blocking(look).await.map_err(|e| {
+        Error::new(Reason::Internal, format!("the former upgrade was not looked at: {e}"))
+    })
 }
 
 /// What the caller of an upgrade that succeeded gets.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use goperation::Reason;
+use goperation::{MessageId, Reason};
 use goperation_agent::{
     Config,
     package::{Plan, Ran},
@@ -32,7 +32,7 @@ fn upgrade(command: &[&str], timeout: &str) -> Upgrade {
 
 /// Plans, starts and waits.
 async fn run(config: &Config, file: &str) -> goperation::Result<Ran> {
-    Ok(Plan::new(config, file)?.start().await?.end().await)
+    Ok(Plan::new(config, file)?.start(&MessageId::generate()).await?.end().await)
 }
 
 async fn ran(upgrade: &Upgrade, file: &str) -> Ran {

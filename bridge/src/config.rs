@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// What the manager's own CALLs may need.
+const SHORTEST_LIMIT: Duration = Duration::from_secs(600);
 
 /// Bounds and defaults of the bridge. Durations are written as `15s`, `24h`, `7days`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,8 +16,9 @@ pub struct BridgeConfig {
     /// How long a CALL waits when it does not say.
     #[serde(with = "duration")]
     pub default_call_timeout: Duration,
-    /// How long a CALL may ask to wait.
-    #[serde(with = "duration")]
+    /// How long a CALL may ask to wait; at least the ten minutes for which the manager waits for
+    /// what takes its time, as the start of a game.
+    #[serde(serialize_with = "duration::serialize", deserialize_with = "longest_call")]
     pub max_call_timeout: Duration,
     /// How long after now a CAST may still be started when it does not say.
     #[serde(with = "duration")]
@@ -41,6 +45,17 @@ impl Default for BridgeConfig {
             reply_queue_wait: Duration::from_secs(1),
         }
     }
+}
+
+/// Reads `max_call_timeout`.
+fn longest_call<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let timeout = duration::deserialize(from)?;
+    if timeout < SHORTEST_LIMIT {
+        return Err(D::Error::custom(
+            "must be at least 10m: the manager waits so long for a start",
+        ));
+    }
+    Ok(timeout)
 }
 
 /// Durations as people write them.
@@ -73,5 +88,8 @@ mod tests {
         let read = serde_json::from_str::<BridgeConfig>(r#"{"default_call_timeout": "2m"}"#);
         assert_eq!(read.unwrap().default_call_timeout, Duration::from_secs(120));
         assert!(serde_json::from_str::<BridgeConfig>(r#"{"max_cals": 1}"#).is_err());
+        let limit = |text| serde_json::from_str::<BridgeConfig>(&format!("{{{text}}}"));
+        assert!(limit(r#""max_call_timeout": "10m""#).is_ok());
+        assert!(limit(r#""max_call_timeout": "9m""#).is_err());
     }
 }

@@ -15,6 +15,24 @@ pub(crate) struct Subject {
     pub(crate) entity: Option<i32>,
     /// It was about the entity's process.
     pub(crate) process: bool,
+    /// Conditions that an agent had to meet.
+    pub(crate) includes: Vec<String>,
+    /// How it may be repeated when its outcome is not known.
+    pub(crate) repeat: Repeat,
+}
+
+/// How a command may be repeated when it is not known whether it was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// As it is, after a look: it wants a state, and has no id.
+    #[default]
+    Look,
+    /// With `--message-id`: it is done once.
+    MessageId,
+    /// It makes a new thing each time.
+    Creates,
+    /// With the same `--key`: it makes one.
+    Keyed,
 }
 
 impl Subject {
@@ -35,6 +53,12 @@ impl Subject {
         self.endpoint = self.endpoint.take().or_else(|| other.endpoint.clone());
         self.entity = self.entity.or(other.entity);
         self.process |= other.process;
+        if self.includes.is_empty() {
+            self.includes.clone_from(&other.includes);
+        }
+        if self.repeat == Repeat::Look {
+            self.repeat = other.repeat;
+        }
     }
 }
 
@@ -81,23 +105,14 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
             "it was not started: send it again with more time, as --finish 1h or --timeout 60s"
                 .to_owned()
         }
-        Reason::OutcomeUnknown if subject.process => format!(
-            "it may still be done: `gop entity status {entity}` shows it, and it may be repeated; \
-             give it longer with --timeout"
-        ),
-        Reason::OutcomeUnknown => match error.metadata.get("message_id") {
-            Some(id) => {
-                format!(
-                    "send it again with --message-id {id}: it runs once and gets the stored answer"
-                )
-            }
-            None => "it may have been done: look before you repeat it (`gop entity ls`, `gop \
-                     agent ls`), or give it longer with --timeout"
-                .to_owned(),
-        },
+        Reason::OutcomeUnknown => unknown(error, subject, &entity),
         Reason::Interrupted => {
-            "it was begun and not ended: see what it left, then send it again under a new id"
-                .to_owned()
+            let new = match subject.repeat {
+                Repeat::MessageId => " under a new id",
+                Repeat::Keyed => " under a new key",
+                Repeat::Look | Repeat::Creates => "",
+            };
+            format!("it was begun and not ended: see what it left, then send it again{new}")
         }
         Reason::MethodFailed => match error.metadata.get("log") {
             Some(log) => format!(
@@ -132,10 +147,7 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::PortOutOfRange => {
             format!("`gop agent show {agent}` has the ranges that it may use")
         }
-        Reason::NoAgentSuits => format!(
-            "`gop endpoint choose {} --explain` tells of each agent why it does not suit",
-            subject.endpoint.as_deref().unwrap_or("ENDPOINT")
-        ),
+        Reason::NoAgentSuits => nobody_suits(error, subject),
         Reason::AlreadyExists => "take another name".to_owned(),
         Reason::IdentityTaken => "another agent has this host and type: give this one another \
              type, or delete the record of the other with `gop agent delete AGENT --force`"
@@ -174,6 +186,66 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
     }
 }
 
+/// What to do when it is not known whether it was done.
+fn unknown(error: &Error, subject: &Subject, entity: &str) -> String {
+    if subject.process {
+        return format!(
+            "it may still be done: `gop entity status {entity}` shows it, and it may be repeated; \
+             give it longer with --timeout"
+        );
+    }
+    match (subject.repeat, error.metadata.get("message_id")) {
+        (Repeat::MessageId, Some(id)) => {
+            return format!(
+                "send it again with --message-id {id}: it runs once and gets the stored answer"
+            );
+        }
+        (Repeat::Creates, _) => {
+            return format!(
+                "it may have been created: `gop entity ls --endpoint {}` shows it; use --key so \
+                 that a repeat is safe",
+                subject.endpoint.as_deref().unwrap_or("ENDPOINT")
+            );
+        }
+        (Repeat::Keyed, _) => {
+            return "send it again with the same --key: it creates nothing twice and gets the \
+                    first answer"
+                .to_owned();
+        }
+        (Repeat::MessageId | Repeat::Look, _) => {}
+    }
+    let look = match (subject.entity, subject.agent) {
+        (Some(_), _) => format!("`gop entity show {entity}`"),
+        (None, Some(agent)) => format!("`gop agent show {agent}`"),
+        (None, None) => "`gop entity ls`, `gop agent ls`".to_owned(),
+    };
+    format!(
+        "it may have been done: look at it ({look}), and repeat it if needed; --timeout gives it \
+         longer"
+    )
+}
+
+/// What to do when no agent takes an entity. A choice knows what is on record: not why an agent
+/// refused that was asked.
+fn nobody_suits(error: &Error, subject: &Subject) -> String {
+    let asked =
+        |(key, why): (&String, &String)| key.starts_with("agent_") && Reason::parse(why).is_some();
+    if error.metadata.iter().any(asked) {
+        return "what each agent said is above: mend it there, wait for one that is busy, or give \
+                it longer with --timeout"
+            .to_owned();
+    }
+    let includes: String = subject
+        .includes
+        .iter()
+        .map(|include| format!(" --include '{}'", include.replace('\'', r"'\''")))
+        .collect();
+    format!(
+        "`gop endpoint choose {}{includes} --explain` tells of each agent why it does not suit",
+        subject.endpoint.as_deref().unwrap_or("ENDPOINT")
+    )
+}
+
 fn after(error: &Error) -> String {
     let rounded = error.retry_after.map(|d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
     rounded.map(|seconds| format!(" after {seconds} s")).unwrap_or_default()
@@ -191,9 +263,50 @@ mod tests {
         let unknown = Error::new(Reason::OutcomeUnknown, "no").with_message_id("m1");
         let process = Subject { process: true, ..Subject::entity("db", 3) };
         assert!(hint(&unknown, &process).contains("`gop entity status db 3` shows it"));
-        assert!(hint(&unknown, &Subject::default()).contains("--message-id m1"));
         for &reason in Reason::ALL {
             assert!(!hint(&Error::new(reason, "no"), &Subject::default()).is_empty(), "{reason}");
         }
+    }
+
+    #[test]
+    fn names_an_id_only_where_the_command_takes_one() {
+        let unknown = Error::new(Reason::OutcomeUnknown, "no").with_message_id("m1");
+        let with = |repeat, subject| hint(&unknown, &Subject { repeat, ..subject });
+        let sent = with(Repeat::MessageId, Subject::agent(3));
+        assert!(sent.contains("--message-id m1"), "{sent}");
+        let db = Subject { endpoint: Some("db".to_owned()), ..Subject::agent(3) };
+        let created = with(Repeat::Creates, db.clone());
+        assert!(created.contains("`gop entity ls --endpoint db` shows it; use --key"), "{created}");
+        let keyed = with(Repeat::Keyed, db.clone());
+        assert!(keyed.contains("with the same --key"), "{keyed}");
+        let entity = with(Repeat::Look, Subject::entity("db", 3));
+        assert!(entity.contains("look at it (`gop entity show db 3`)"), "{entity}");
+        let agent = with(Repeat::Look, Subject::agent(3));
+        assert!(agent.contains("look at it (`gop agent show 3`)"), "{agent}");
+        for said in [created, keyed, entity, agent, with(Repeat::Look, Subject::default())] {
+            assert!(!said.contains("m1") && !said.contains("--message-id"), "{said}");
+        }
+
+        let interrupted = Error::new(Reason::Interrupted, "no");
+        assert!(hint(&interrupted, &db).ends_with("then send it again"));
+        let sent = Subject { repeat: Repeat::MessageId, ..db };
+        assert!(hint(&interrupted, &sent).ends_with("under a new id"));
+    }
+
+    #[test]
+    fn sends_nobody_to_a_choice_for_what_an_agent_refused() {
+        let includes = vec!["cpu>=2".to_owned(), "labels.a=it's".to_owned()];
+        let subject = Subject { endpoint: Some("db".to_owned()), includes, ..Subject::default() };
+        let none = Error::new(Reason::NoAgentSuits, "no").with("endpoint", "db");
+        let left_out = none.clone().with("agent_1", "it is UNACTIVE");
+        for error in [&none, &left_out] {
+            assert_eq!(
+                hint(error, &subject),
+                "`gop endpoint choose db --include 'cpu>=2' --include 'labels.a=it'\\''s' \
+                 --explain` tells of each agent why it does not suit"
+            );
+        }
+        let refused = hint(&left_out.with("agent_2", Reason::PortTaken), &subject);
+        assert!(refused.contains("above") && !refused.contains("--explain"), "{refused}");
     }
 }

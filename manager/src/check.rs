@@ -48,6 +48,20 @@ impl Violations {
     }
 }
 
+/// One error of those of several fields.
+pub(crate) fn all_bad(errors: impl IntoIterator<Item = Error>) -> Error {
+    Error::violations(errors.into_iter().flat_map(|error| error.violations).collect())
+}
+
+/// Both values, or all that is wrong with either.
+pub(crate) fn both<A, B>(a: Result<A>, b: Result<B>) -> Result<(A, B)> {
+    let mut bad = Violations::default();
+    match (bad.take(a), bad.take(b)) {
+        (Some(a), Some(b)) => Ok((a, b)),
+        _ => Err(bad.error()),
+    }
+}
+
 /// The number of an agent or entity.
 pub(crate) fn number(field: &str, number: i32) -> Result<u32> {
     match u32::try_from(number) {

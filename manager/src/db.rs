@@ -162,6 +162,11 @@ impl Tx {
         value.map(|bytes| decode(&key, &bytes)).transpose()
     }
 
+    /// Whether a key is there; that must not have changed by the commit.
+    pub(crate) async fn has(&mut self, key: Key) -> Result<bool> {
+        Ok(self.read(key).await?.is_some())
+    }
+
     /// One number; 0 when there is none.
     pub(crate) async fn number(&mut self, key: Key) -> Result<u64> {
         let Some(value) = self.read(key.clone()).await? else { return Ok(0) };

@@ -6,7 +6,7 @@
 
 use goperation::v1::EntityProcess;
 
-use crate::record::{EntityRecord, PortRecord, State};
+use crate::record::{EntityRecord, PortRecord, State, since};
 
 /// An entity as its agent reports it.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,21 +108,19 @@ fn state_of(reported: &Reported) -> State {
 
 fn both(mut record: EntityRecord, reported: &Reported, now: u64, grace: u64) -> Verdict {
     let state = state_of(reported);
+    let same = record.state() == state && same_ports(&record.ports, &reported.ports);
+    let older = since(reported.process.as_ref()) < since(record.process.as_ref());
     match record.state() {
         // What was sent may still be on its way, with the operator's own arguments.
         State::Deleting if now < record.finish_time => Verdict::again_at(record.finish_time),
         State::Deleting => Verdict::REMOVE,
-        before
-            if before == state
-                && same_ports(&record.ports, &reported.ports)
-                && record.process == reported.process =>
-        {
-            Verdict::NOTHING
+        _ if same && record.process == reported.process => Verdict::NOTHING,
+        // What a process has done since the answer is news at any time.
+        _ if now < record.answer_time + grace && (!same || older) => {
+            Verdict::again_at(record.answer_time + grace)
         }
-        _ if now < record.answer_time + grace => Verdict::again_at(record.answer_time + grace),
         before => {
             // A ready entity is never created again: the agent is only about to say so.
-            let same = before == state && same_ports(&record.ports, &reported.ports);
             record.set(if state == State::Creating { before } else { state });
             record.ports.clone_from(&reported.ports);
             record.process.clone_from(&reported.process);
@@ -308,6 +306,29 @@ mod tests {
         let mut other = has(true, false);
         other.ports.clear();
         assert_eq!(verdict(mine(fresh), Some(&other)), again);
+    }
+
+    #[test]
+    fn an_older_process_does_not_take_a_newer_one_back() {
+        let process = |since: u64, pid| EntityProcess {
+            pid,
+            since: Some(goperation::to_timestamp(since)),
+            ..EntityProcess::default()
+        };
+        let mut fresh = record(State::Ready);
+        fresh.answer_time = NOW - 1;
+        fresh.process = Some(process(5000, 7));
+        let told = |since, pid| Reported { process: Some(process(since, pid)), ..has(true, false) };
+        let again = Verdict::again_at(NOW - 1 + GRACE);
+        assert_eq!(verdict(mine(fresh.clone()), Some(&told(4999, 6))), again);
+        // News is taken at once; and the agent is believed in the end, whatever its clock says.
+        for (answered, told) in [(NOW - 1, told(5001, 8)), (NOW - GRACE, told(4999, 6))] {
+            fresh.answer_time = answered;
+            match verdict(mine(fresh.clone()), Some(&told)).change {
+                Change::Put(record) => assert_eq!(record.process, told.process),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

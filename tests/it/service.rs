@@ -151,12 +151,17 @@ async fn an_agent_that_becomes_another_program_is_the_same_service() {
     site.stop().await;
 }
 
+/// The files that are shipped in a folder.
+fn packaged(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(folder);
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
 /// The units that are shipped.
 fn units() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
-    let mut units: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
-    units.sort();
-    units
+    packaged("systemd")
 }
 
 /// The settings of a section, in order.
@@ -202,6 +207,10 @@ fn units_start_each_role_and_leave_games_alone() {
                 (of("RestartPreventExitStatus"), of("RestartForceExitStatus")),
                 (vec!["3"], vec!["4"])
             );
+            // Whatever it is confined by, games and package scripts would be too.
+            let confines = ["Protect", "Private", "Restrict", "System", "Lock", "Capability"];
+            let confined = |name: &str| confines.iter().any(|begin| name.starts_with(begin));
+            assert!(!service.iter().any(|(name, _)| confined(name)), "{service:?}");
         }
     }
 }
@@ -225,5 +234,39 @@ fn units_are_what_systemd_reads() {
         // Older ones do not know it: the unit says so.
         let bad: Vec<_> = said.lines().filter(|l| !l.contains("'DelegateSubgroup'")).collect();
         assert!(output.status.success() && bad.is_empty(), "{}: {said}", unit.display());
+    }
+}
+
+#[test]
+fn users_of_units_are_made() {
+    let config: String =
+        packaged("sysusers.d").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let lines = config.lines().map(str::split_whitespace);
+    let made: Vec<_> =
+        lines.filter_map(|mut words| (words.next()? == "u").then(|| words.next())?).collect();
+    let mut users = Vec::new();
+    for path in units() {
+        let service = settings(&fs::read_to_string(path).unwrap(), "Service");
+        // A user's group is made with it.
+        let of = service.into_iter().filter(|(name, _)| name == "User" || name == "Group");
+        users.extend(of.map(|(_, name)| name));
+    }
+    assert!(users.contains(&"goperation".to_owned()), "{users:?}");
+    assert!(users.iter().all(|user| made.contains(&user.as_str())), "{users:?} {made:?}");
+
+    let Some(sysusers) = find_program("systemd-sysusers", &[]) else {
+        eprintln!("no systemd-sysusers here: only read");
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("etc")).unwrap();
+    let mut command = Command::new(sysusers);
+    command.arg("--root").arg(root.path()).args(packaged("sysusers.d"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for file in ["passwd", "group"] {
+        let there = fs::read_to_string(root.path().join("etc").join(file)).unwrap();
+        let there: Vec<_> = there.lines().filter_map(|line| line.split(':').next()).collect();
+        assert!(users.iter().all(|user| there.contains(&user.as_str())), "{file}: {there:?}");
     }
 }

@@ -56,6 +56,19 @@ pub(crate) fn leader_runs(run: &RunRecord) -> bool {
     leader(run).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
+/// The process that an agent started for a message and whose record was never written: the leader
+/// of a group that has the message's id in its environment, and runs. It blocks as
+/// [`group_alive`] does.
+pub(crate) fn leader_for(message_id: &str) -> Option<RunRecord> {
+    let leads = |stat: &Stat| stat.pid == stat.pgrp && !matches!(stat.state, 'Z' | 'X');
+    let stat = started_for(message_id).find(leads)?;
+    Some(RunRecord {
+        pid: u32::try_from(stat.pid).ok()?,
+        start_time: stat.starttime,
+        boot_id: boot_id()?,
+    })
+}
+
 /// Kills the recorded process with its whole group and waits until they are gone. Nothing is
 /// killed when the process has ended, whoever has its pid now. Says whether something was killed.
 pub async fn kill_orphan(run: &RunRecord) -> bool {

@@ -126,6 +126,11 @@ pub(super) struct Meter {
 }
 
 impl Meter {
+    /// Whether nothing was read yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
     /// The rates since the reading before; 0 for the first.
     pub(super) fn rates(&mut self, now: Counters) -> Rates {
         let rates = match &self.last {

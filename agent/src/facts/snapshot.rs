@@ -12,6 +12,11 @@ use super::{
     seen, to_i32,
 };
 
+/// Takes the reading that the first rates are since.
+pub(super) fn begin(meter: &mut Meter) {
+    meter.rates(counters());
+}
+
 /// What the host does now.
 pub(super) fn snapshot(work_dir: &Path, meter: &mut Meter) -> AgentSnapshot {
     let rates = meter.rates(counters());

@@ -2,7 +2,8 @@
 //!
 //! The agent must have been given a part of the hierarchy (systemd: `Delegate=yes`). A cgroup
 //! that hands out controllers may hold no process, so the agent itself goes one level down, into
-//! [`LEAF`], when nobody has put it there (systemd: `DelegateSubgroup=gop-agent`).
+//! [`LEAF`], when nobody has put it there (systemd: `DelegateSubgroup=gop-agent`): at its start,
+//! before anything of an endpoint without limits could be started in the way.
 //!
 //! Invariant: nothing outside of the agent's own part is made, changed or removed.
 
@@ -27,6 +28,8 @@ const LEAF: &str = "gop-agent";
 const EMPTY: Duration = Duration::from_secs(5);
 /// Time between two looks at it.
 const AGAIN: Duration = Duration::from_millis(10);
+/// Processes that an error names.
+const SHOWN: usize = 10;
 /// Microseconds in which the processor time is counted.
 const PERIOD: u64 = 100_000;
 
@@ -152,6 +155,27 @@ fn find() -> io::Result<Own> {
     })
 }
 
+/// Moves this process out of the cgroup that hands out controllers, before anything is started in
+/// it: what does not have a cgroup of its own is then started beside the entities', and not there.
+///
+/// # Errors
+/// Names the file that could not be written.
+pub(crate) fn step_down() -> io::Result<()> {
+    let own = find()?;
+    if own.below { Ok(()) } else { enter_leaf(&own.base, process::id()) }
+}
+
+fn enter_leaf(base: &Path, pid: u32) -> io::Result<()> {
+    let leaf = base.join(LEAF);
+    match fs::create_dir(&leaf) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(about(&leaf, "cannot be made", &error));
+        }
+        _ => {}
+    }
+    set(&leaf.join("cgroup.procs"), &pid.to_string())
+}
+
 /// Hands a controller to the cgroups below.
 fn enable(own: &mut Own, controller: &str) -> io::Result<()> {
     let file = own.base.join("cgroup.subtree_control");
@@ -162,20 +186,27 @@ fn enable(own: &mut Own, controller: &str) -> io::Result<()> {
     let value = format!("+{controller}");
     match fs::write(&file, &value) {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !own.below => {
-            let leaf = own.base.join(LEAF);
-            match fs::create_dir(&leaf) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(about(&leaf, "cannot be made", &error));
-                }
-                _ => {}
-            }
-            set(&leaf.join("cgroup.procs"), &process::id().to_string())?;
+            enter_leaf(&own.base, process::id())?;
             own.below = true;
             // Still busy: somebody else is in the cgroup, and nothing of ours may move him.
-            set(&file, &value)
+            set(&file, &value).map_err(|error| held_by_others(&own.base, error))
+        }
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Err(held_by_others(&own.base, about(&file, "", &error)))
         }
         written => written.map_err(|error| about(&file, "", &error)),
     }
+}
+
+/// Says who keeps a cgroup from handing out controllers, where somebody does.
+fn held_by_others(base: &Path, error: io::Error) -> io::Error {
+    let pids = fs::read_to_string(base.join("cgroup.procs")).unwrap_or_default();
+    let pids: Vec<&str> = pids.split_whitespace().take(SHOWN).collect();
+    if pids.is_empty() || error.kind() != io::ErrorKind::ResourceBusy {
+        return error;
+    }
+    let pids = pids.join(", ");
+    io::Error::new(error.kind(), format!("{error}; in it, to be stopped or moved: pid {pids}"))
 }
 
 fn set(file: &Path, value: &str) -> io::Result<()> {
@@ -218,6 +249,49 @@ mod tests {
         let expected =
             [("memory.max", "2147483648"), ("cpu.max", "150000 100000"), ("pids.max", "512")];
         assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn the_agent_goes_one_level_down_and_may_be_there() {
+        // A plain folder: what is written is what the kernel would be told.
+        let base = tempfile::tempdir().unwrap();
+        for pid in [7, 8] {
+            enter_leaf(base.path(), pid).unwrap();
+            let procs = base.path().join("gop-agent/cgroup.procs");
+            assert_eq!(fs::read_to_string(procs).unwrap(), pid.to_string());
+        }
+        assert!(enter_leaf(&base.path().join("not there"), 7).is_err());
+    }
+
+    /// With a child, and in a cgroup that is only the test's, where this host lets it have one.
+    #[test]
+    fn a_process_goes_down_in_a_real_cgroup() {
+        let none = CgroupLimits::default();
+        if check(&none).is_err() {
+            return;
+        }
+        let base = path("test-down", process::id()).unwrap();
+        make(&base, &none).unwrap();
+        let mut child = process::Command::new("sleep").arg("600").spawn().unwrap();
+        let entered = enter_leaf(&base, child.id());
+        let seen = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let removed = remove(&base.join(LEAF)).and_then(|()| remove(&base));
+        entered.unwrap();
+        removed.unwrap();
+        assert!(seen.lines().any(|line| line.starts_with("0::") && line.ends_with(LEAF)), "{seen}");
+    }
+
+    #[test]
+    fn who_is_in_the_way_is_named() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("cgroup.procs"), "12\n13\n").unwrap();
+        let busy = io::Error::from(io::ErrorKind::ResourceBusy);
+        let said = held_by_others(base.path(), busy).to_string();
+        assert!(said.contains("12, 13"), "{said}");
+        let other = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(!held_by_others(base.path(), other).to_string().contains("12"));
     }
 
     /// Without limits, so that no controller is needed: which there are depends on the host.

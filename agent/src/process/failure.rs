@@ -90,37 +90,57 @@ impl Supervisor {
     }
 
     /// The entity's ports, all of which are free on the host: where it may, with others for those
-    /// that are not.
+    /// that are not. Its files name them.
     ///
     /// # Errors
-    /// `PORT_TAKEN` naming port and holder; what a reservation refuses.
-    pub(super) async fn free_ports(&self) -> Result<Vec<Reserved>> {
-        for _ in 0..REPICKS {
+    /// `PORT_TAKEN` naming port and holder; what a reservation refuses; `INTERNAL` naming a file.
+    pub(super) async fn free_ports(&mut self) -> Result<Vec<Reserved>> {
+        let mut repicks = 0;
+        loop {
             let ports = self.reserved().await?;
             let held = self.held(&ports).await?;
-            let Some(first) = held.first() else { return Ok(ports) };
-            if !self.config.repick {
+            let Some(first) = held.first() else {
+                self.write_due_files(&ports).await?;
+                return Ok(ports);
+            };
+            if !self.config.repick || repicks == REPICKS {
                 return Err(taken(&self.key, first));
             }
-            let old: Vec<Reserved> = held.iter().map(|(port, _)| port.clone()).collect();
-            let new = self.processes.core.repick(&self.key, &old).await?;
-            for (port, by) in &held {
-                info!(endpoint = %self.key.endpoint, entity = self.key.number, port = port.port,
-                    name = port.name, by, "another port is reserved for one that is held");
-            }
-            self.write_files(new).await?;
-        }
-        let ports = self.reserved().await?;
-        match self.held(&ports).await?.first() {
-            Some(first) => Err(taken(&self.key, first)),
-            None => Ok(ports),
+            repicks += 1;
+            self.repick(&held).await?;
         }
     }
 
-    /// The files that name ports are written anew.
-    async fn write_files(&self, ports: Vec<Reserved>) -> Result<()> {
+    /// Other ports for those that are held. That the files are due is durable before: they are
+    /// written however far this agent comes.
+    async fn repick(&mut self, held: &[Held]) -> Result<()> {
+        let were_due = self.row.files_due;
+        if !were_due {
+            self.change(|row, _| row.files_due = true).await?;
+        }
+        let old: Vec<Reserved> = held.iter().map(|(port, _)| port.clone()).collect();
+        if let Err(refused) = self.processes.core.repick(&self.key, &old).await {
+            // Nothing was replaced; durable with the failure of the start.
+            self.row.files_due = were_due;
+            return Err(refused);
+        }
+        for (port, by) in held {
+            info!(endpoint = %self.key.endpoint, entity = self.key.number, port = port.port,
+                name = port.name, by, "another port is reserved for one that is held");
+        }
+        Ok(())
+    }
+
+    /// The files are written anew when they may name other ports. That they are is durable with
+    /// the next step of the start, before the game can change them.
+    async fn write_due_files(&mut self, ports: &[Reserved]) -> Result<()> {
+        if !self.row.files_due {
+            return Ok(());
+        }
         let config = Arc::clone(&self.config);
-        self.apart(ports, move |about| files::write(&config, about)).await
+        self.apart(ports.to_vec(), move |about| files::write(&config, about)).await?;
+        self.row.files_due = false;
+        Ok(())
     }
 
     /// The entity, as its process is told of it.

@@ -5,14 +5,16 @@
 
 use std::{ffi::OsString, io, sync::Arc, time::Duration};
 
-use goperation::{Error, Reason, Result};
+use goperation::{Error, Reason};
 use goperation_launcher::{Look, ProcessId, RunDir, Spec};
-use rustix::process::Signal;
 use tokio::{
     task::spawn_blocking,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
+
+use super::watch::end_launcher;
 
 /// How long a launcher may take until the game is there.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,98 +23,128 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// A launcher that lost a race for the lock is spawned once more, so often.
 const TRIES: usize = 5;
 
-/// What came of it.
-enum Seen {
+/// What came of a launch.
+pub(super) enum Launched {
+    /// The game was started, and what is known of it.
     Look(Look),
-    /// The launcher has ended and left nothing.
-    Nothing,
+    /// Nothing of it is on its way.
+    Failed(Error),
+    /// It was given up: this launcher may start the game still, or one that nobody knows.
+    Loose(Error, Option<ProcessId>),
 }
 
-/// Spawns a launcher for the spec, and waits until its game is there or has ended again.
-///
-/// # Errors
-/// `STATE_REFUSED` when a former process runs still, `METHOD_FAILED` when the launcher does not do
-/// its work.
-pub(super) async fn launch(launcher: Arc<[OsString]>, dir: &RunDir, spec: Spec) -> Result<Look> {
+/// What came of a launcher.
+enum Seen {
+    Look(Look),
+    /// It has ended and left nothing.
+    Nothing,
+    /// It is not waited for any more.
+    GivenUp(Error),
+}
+
+/// Spawns a launcher for the spec, and waits until its game is there or has ended again. Told to
+/// give up it answers at once.
+pub(super) async fn launch(
+    launcher: Arc<[OsString]>,
+    dir: RunDir,
+    spec: Spec,
+    give_up: CancellationToken,
+) -> Launched {
     if launcher.is_empty() {
-        return Err(failed("this agent was started without a launcher of processes"));
+        return Launched::Failed(failed("this agent was started without a launcher of processes"));
     }
     let token = spec.token.clone();
     let deadline = Instant::now() + PATIENCE;
     let mut tries = 0;
     while tries < TRIES {
+        if give_up.is_cancelled() {
+            return Launched::Failed(given_up());
+        }
         let (dir_of, spec_of, launcher) = (dir.clone(), spec.clone(), Arc::clone(&launcher));
-        let spawned = blocking(move || {
-            dir_of.write_spec(&spec_of)?;
-            goperation_launcher::spawn(&launcher, &dir_of, &spec_of.token)
-        })
-        .await;
-        let id = match spawned {
-            Ok(id) => Some(id),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(refused) = held(dir, &token).await {
-                    return Err(refused);
-                }
-                if Instant::now() >= deadline {
-                    return Err(failed("the lock of its run folder is held, nobody says by whom"));
-                }
-                // A launcher of a former start that was only looking: it goes by itself.
-                sleep(LOOK.1).await;
-                continue;
+        let written = blocking(move || dir_of.write_spec(&spec_of)).await;
+        if let Err(error) = written {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                return Launched::Failed(failed(format!("its run folder: {error}")));
             }
-            Err(error) => return Err(failed(format!("its launcher cannot be started: {error}"))),
+            if let Some(refused) = held(&dir, &token).await {
+                return Launched::Failed(refused);
+            }
+            if Instant::now() >= deadline {
+                let why = "the lock of its run folder is held, nobody says by whom";
+                return Launched::Failed(failed(why));
+            }
+            // A launcher of a former start that was only looking: it goes by itself.
+            pause(LOOK.1, &give_up).await;
+            continue;
+        }
+        let (dir_of, token_of) = (dir.clone(), token.clone());
+        let spawn = move || goperation_launcher::spawn(&launcher, &dir_of, &token_of);
+        let id = match blocking(spawn).await {
+            Ok(id) => id,
+            Err(error) => {
+                let why = format!("its launcher cannot be started: {error}");
+                return Launched::Loose(failed(why), None);
+            }
         };
-        match follow(dir, &token, id).await? {
-            Seen::Look(look) => return Ok(look),
+        match follow(&dir, &token, &id, &give_up).await {
+            Seen::Look(look) => return Launched::Look(look),
+            Seen::GivenUp(error) => return Launched::Loose(error, Some(id)),
             Seen::Nothing => debug!(token, tries, "the launcher ended without effect"),
         }
         tries += 1;
     }
-    Err(failed("its launcher ended each time before it had started anything"))
+    Launched::Failed(failed("its launcher ended each time before it had started anything"))
 }
 
-/// Waits for what a former agent has started with that token.
-///
-/// # Errors
-/// As [`launch`].
-pub(super) async fn await_started(dir: &RunDir, token: &str) -> Result<Look> {
-    match follow(dir, token, None).await? {
-        Seen::Look(look) => Ok(look),
-        Seen::Nothing => Ok(Look::Nothing),
-    }
-}
-
-async fn follow(dir: &RunDir, token: &str, launcher: Option<ProcessId>) -> Result<Seen> {
+/// Waits for what a launcher does. A folder that cannot be read is read again: the game may run.
+async fn follow(
+    dir: &RunDir,
+    token: &str,
+    launcher: &ProcessId,
+    give_up: &CancellationToken,
+) -> Seen {
     let deadline = Instant::now() + PATIENCE;
-    let mut pause = LOOK.0;
+    let mut step = LOOK.0;
     loop {
         // Asked before the look: what it has left is there then.
         let id = launcher.clone();
-        let gone = blocking(move || Ok(id.is_none_or(|id| !id.is_alive()))).await.unwrap_or(false);
-        let look = look(dir).await.map_err(|e| failed(format!("its run folder: {e}")))?;
-        if token_of(&look).is_some_and(|seen| seen == token) {
-            reap(launcher.as_ref().filter(|_| gone));
-            return Ok(Seen::Look(look));
-        }
-        if gone && !matches!(look, Look::Starting) {
-            reap(launcher.as_ref());
-            return Ok(Seen::Nothing);
+        let gone = blocking(move || Ok(!id.is_alive())).await.unwrap_or(false);
+        let trouble = match look(dir).await {
+            Ok(look) if token_of(&look) == Some(token) => {
+                if gone {
+                    goperation_launcher::reap(launcher.pid);
+                } else if matches!(look, Look::Ended(_)) {
+                    // It has nothing more to do.
+                    end_launcher(launcher, PATIENCE).await;
+                }
+                return Seen::Look(look);
+            }
+            Ok(look) if gone && !matches!(look, Look::Starting) => {
+                goperation_launcher::reap(launcher.pid);
+                return Seen::Nothing;
+            }
+            Ok(_) => String::new(),
+            Err(error) => format!(": its run folder cannot be read: {error}"),
+        };
+        if give_up.is_cancelled() {
+            return Seen::GivenUp(given_up());
         }
         if Instant::now() >= deadline {
-            if let Some(id) = launcher {
-                let _ = blocking(move || goperation_launcher::signal(&id, Signal::KILL)).await;
-            }
-            return Err(failed(format!("its launcher did not start it within {PATIENCE:?}")));
+            let why = format!("its launcher did not start it within {PATIENCE:?}{trouble}");
+            return Seen::GivenUp(failed(why));
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LOOK.1);
+        pause(step, give_up).await;
+        step = (step * 2).min(LOOK.1);
     }
 }
 
-fn reap(launcher: Option<&ProcessId>) {
-    if let Some(id) = launcher {
-        goperation_launcher::reap(id.pid);
-    }
+/// Waits, unless it is given up.
+async fn pause(time: Duration, give_up: &CancellationToken) {
+    let _ = give_up.run_until_cancelled(sleep(time)).await;
+}
+
+fn given_up() -> Error {
+    failed("its start was given up")
 }
 
 /// Who holds the folder, when it is a process that runs.
@@ -125,7 +157,8 @@ async fn held(dir: &RunDir, token: &str) -> Option<Error> {
     }
 }
 
-fn still_runs(pid: u32) -> Error {
+/// That what runs is of no start on record.
+pub(super) fn still_runs(pid: u32) -> Error {
     let message = format!("pid {pid}, which this agent did not start, runs in its place: kill it");
     Error::new(Reason::StateRefused, message).with("pid", pid)
 }

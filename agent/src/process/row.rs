@@ -146,6 +146,9 @@ pub(crate) struct ProcessRow {
     /// Why its state is what it is, for people.
     #[prost(string, tag = "17")]
     pub(crate) message: String,
+    /// Whether its files may name ports that it has no more: they are written before it is started.
+    #[prost(bool, tag = "18")]
+    pub(crate) files_due: bool,
 }
 
 impl ProcessRow {
@@ -155,6 +158,13 @@ impl ProcessRow {
             self.since = now;
         }
         self.state = state.into();
+    }
+
+    /// Says that, unless it says already why it is killed.
+    pub(crate) fn noted(&mut self, message: String) {
+        if self.ending() != Cause::NotReady {
+            self.message = message;
+        }
     }
 
     /// It does not run any more.

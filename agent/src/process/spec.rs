@@ -1,6 +1,6 @@
 //! What the launcher is told to start: the configuration, filled in for one entity.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use goperation::{Error, Reason, Result};
 use goperation_launcher::{LogSpec, Spec, User};
@@ -11,11 +11,20 @@ use crate::{
     endpoint::{base_environment, port_variable},
 };
 
-/// The start of an entity's process. It reads /proc: do not call it on the async runtime.
+/// Variable in which a game finds its run folder: by this it is told from a game of another agent
+/// that works in the same folder.
+pub(super) const RUN: &str = "GOP_RUN";
+
+/// The start of an entity's process in that run folder. It reads /proc: do not call it on the async runtime.
 ///
 /// # Errors
 /// `STATE_REFUSED` when the entity has no port of a name any more; `INTERNAL`.
-pub(crate) fn spec(config: &ProcessConfig, about: &About<'_>, token: &str) -> Result<Spec> {
+pub(crate) fn spec(
+    config: &ProcessConfig,
+    about: &About<'_>,
+    run: &Path,
+    token: &str,
+) -> Result<Spec> {
     let cgroup = match &config.cgroup {
         Some(_) => Some(cgroup::path(about.endpoint, about.number).map_err(|error| {
             Error::new(Reason::Internal, format!("no cgroup for {}: {error}", about.endpoint))
@@ -26,13 +35,15 @@ pub(crate) fn spec(config: &ProcessConfig, about: &About<'_>, token: &str) -> Re
         Some(ReadyCheck::Line(line)) => Some(line.clone()),
         _ => None,
     };
+    let mut env = environment(config, about)?;
+    env.insert(RUN.to_owned(), run.to_string_lossy().into_owned());
     Ok(Spec {
         token: token.to_owned(),
         endpoint: about.endpoint.to_owned(),
         entity: about.number,
         program: config.program.clone(),
         args: config.args.iter().map(|arg| about.expand(arg)).collect::<Result<_>>()?,
-        env: environment(config, about)?,
+        env,
         cwd: about.home.to_owned(),
         user: config.user.as_ref().map(|user| User {
             uid: user.uid,
@@ -84,8 +95,6 @@ fn seconds(age: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use goperation_launcher::{Limit, Resource};
 
     use super::*;
@@ -107,7 +116,7 @@ mod tests {
         let ports = [reserved("game", 7001), reserved("", 7002)];
         let home = Path::new("/w/tee/3");
         let about = About { endpoint: "tee", number: 3, home, ports: &ports, address: "h" };
-        let spec = spec(&config, &about, "t1").unwrap();
+        let spec = spec(&config, &about, Path::new("/d/run/tee/3"), "t1").unwrap();
         assert!(spec.program.is_absolute() && spec.program.ends_with("sh"), "{:?}", spec.program);
         assert_eq!(spec.args, ["-c", "echo 3 $HOME", "sv_port 7001", "{}"]);
         assert_eq!((spec.token.as_str(), spec.endpoint.as_str(), spec.entity), ("t1", "tee", 3));
@@ -124,6 +133,7 @@ mod tests {
         );
         assert_eq!((env("GOP_PORT_GAME"), env("GOP_PORT_2")), (Some("7001"), Some("7002")));
         assert_eq!((env("GOP_ENTITY"), env("GOP_TOKEN")), (Some("3"), None));
+        assert_eq!((env("GOP_HOME"), env(RUN)), (home.to_str(), Some("/d/run/tee/3")));
     }
 
     #[test]
@@ -131,7 +141,7 @@ mod tests {
         let config = config("env = { P = \"{port.game}\" }\nports = [{ name = \"game\" }]");
         let home = Path::new("/w/tee/3");
         let about = About { endpoint: "tee", number: 3, home, ports: &[], address: "h" };
-        let error = spec(&config, &about, "t").unwrap_err();
+        let error = spec(&config, &about, home, "t").unwrap_err();
         assert_eq!((error.reason, error.metadata["port"].as_str()), (Reason::StateRefused, "game"));
     }
 }

@@ -1,23 +1,25 @@
 //! From the wish to start until it is ready, and what becomes of a start that fails.
 //!
 //! Invariant: by hand it is tried once: what fails is CRASHED and stays down. By the policy a
-//! failed start counts as one more end by itself.
+//! failed start counts as one more end by itself. A start has failed only when nothing of it can
+//! come to run any more; before that it stays on record.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use goperation::{Error, Reason, Result, Secret, v1::ProcessState};
 use goperation_launcher::{Look, Spec};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
     cgroup, failure,
-    launch::{self, failed},
+    launch::{self, Launched, failed},
     ready,
     restart::{Decision, decide},
     row::{Cause, LastExit, Wished},
     spec,
-    supervisor::{By, Command, End, Ending, Event, Phase, Supervisor, Verb},
+    supervisor::{By, Command, End, Ending, Event, Phase, Reply, Supervisor, Verb, answer, note},
     watch::Live,
 };
 
@@ -42,50 +44,133 @@ impl Supervisor {
             row.enter(ProcessState::Starting, now);
         })
         .await?;
+        self.launch(spec, by).await
+    }
+
+    /// Has it launched. A kill gives that up, all else is for later.
+    async fn launch(&mut self, spec: Spec, by: By) -> Result<Phase> {
+        let give_up = CancellationToken::new();
         let launcher = self.processes.launcher();
-        match launch::launch(launcher, &self.dir, spec).await {
-            Ok(look) => self.started(look, by).await,
-            Err(error) => {
-                // Nothing of this token runs later: a launcher that comes late finds no spec.
-                let dir = self.dir.clone();
-                if let Err(error) = launch::blocking(move || dir.revoke()).await {
-                    warn!(%error, "a start that failed was not revoked");
+        let launch = launch::launch(launcher, self.dir.clone(), spec, give_up.clone());
+        let mut launch = pin!(launch);
+        let launched = loop {
+            let command = tokio::select! {
+                biased;
+                () = self.processes.stopping(), if !give_up.is_cancelled() => {
+                    give_up.cancel();
+                    continue;
                 }
-                self.start_failed(by, error, None).await
+                command = self.commands.recv(), if !self.commands.is_closed() => command,
+                launched = &mut launch => break launched,
+            };
+            match command {
+                Some(Command { verb: verb @ (Verb::Kill | Verb::Leave { kill: true }), reply }) => {
+                    self.leaving |= verb != Verb::Kill;
+                    self.kill_overtakes(reply);
+                    self.enter_stopping(Cause::Kill, Wished::Stopped, String::new()).await?;
+                    give_up.cancel();
+                }
+                Some(command) => self.pending.later.push_back(command),
+                None => {}
+            }
+        };
+        if self.processes.stop.is_cancelled() {
+            // The next agent sees what came of it.
+            return Ok(Phase::Over);
+        }
+        let killed = self.row.ending() == Cause::Kill;
+        match launched {
+            Launched::Look(look) => self.started(look, by).await,
+            Launched::Failed(error) => self.not_started(by, error, killed).await,
+            Launched::Loose(error, launcher) => match self.nothing_comes(launcher).await {
+                Ok(()) => self.not_started(by, error, killed).await,
+                Err(left) => self.loose(by, error, &left, killed).await,
+            },
+        }
+    }
+
+    /// A kill overtakes all that waits for the launch, or for later.
+    fn kill_overtakes(&mut self, reply: Reply) {
+        for Command { verb, reply } in std::mem::take(&mut self.pending.later) {
+            match verb {
+                Verb::Start | Verb::Restart(_) => self.pending.up.push(reply),
+                Verb::Leave { kill: false } => answer(reply, Err(self.runs())),
+                Verb::Stop(_) | Verb::Kill | Verb::Leave { .. } => self.pending.down.push(reply),
             }
         }
+        self.overtaken(Cause::Kill);
+        self.pending.down.push(reply);
+    }
+
+    /// A launch failed, or was given up for a kill. Nothing of it runs.
+    async fn not_started(&mut self, by: By, error: Error, killed: bool) -> Result<Phase> {
+        if !killed {
+            return self.start_failed(by, error, None).await;
+        }
+        self.stopped(None, "").await?;
+        self.answer_down(|| Ok(()));
+        Ok(self.at_rest())
+    }
+
+    /// A start failed, and may run all the same: it stays on record until it is known to be dead.
+    async fn loose(&mut self, by: By, error: Error, left: &Error, killed: bool) -> Result<Phase> {
+        let error = failed(format!("{}; {}", error.message, left.message));
+        warn!(endpoint = %self.key.endpoint, entity = self.key.number, %error, "start failed");
+        if !killed {
+            self.change(|row, now| {
+                row.set_ending(Cause::NotReady);
+                row.by_hand = by == By::Hand;
+                row.enter(ProcessState::Stopping, now);
+            })
+            .await?;
+            self.failure = Some(error.clone());
+        }
+        Ok(Phase::Unknown(error))
     }
 
     /// What came of a start.
     pub(super) async fn started(&mut self, look: Look, by: By) -> Result<Phase> {
-        let (process, orphaned) = match look {
-            Look::Running(process) => (process, false),
-            Look::Orphaned(process) => (process, true),
-            Look::Ended(exit) => {
-                let exit = LastExit::of(exit, Cause::Itself);
-                return self.ended_unready(by, exit).await;
-            }
+        let ended = match look {
+            Look::Running(process) => Err((process, false)),
+            Look::Orphaned(process) => Err((process, true)),
+            Look::Ended(exit) => Ok(LastExit::of(exit, self.row.ending())),
             Look::Nothing | Look::Starting | Look::Vanished(_) => {
-                let exit = LastExit::unseen(goperation::now_millis());
-                return self.ended_unready(by, exit).await;
+                Ok(LastExit::unseen(goperation::now_millis()))
             }
         };
+        let (process, orphaned) = match ended {
+            Err(runs) => runs,
+            Ok(exit) if self.row.ending() == Cause::Kill => return self.down_after(exit).await,
+            Ok(exit) => return self.ended_unready(by, exit).await,
+        };
+        let live = self.watch(process, orphaned);
+        self.runs_as(&live).await?;
+        Ok(match self.row.ending() {
+            Cause::Kill => Ending::Kill.with(live),
+            _ => Phase::Unready(live, by),
+        })
+    }
+
+    /// Records what runs.
+    pub(super) async fn runs_as(&mut self, live: &Live) -> Result<()> {
+        let (process, note) = (live.process.clone(), note(live.orphaned));
         self.change(|row, _| {
             row.pid = process.game.pid;
             row.launcher = process.launcher.pid;
             row.started = process.started;
+            row.noted(note);
         })
-        .await?;
-        Ok(Phase::Unready(Live::watch(process, orphaned), by))
+        .await
     }
 
     /// Reserved ports that are free on the host, and the spec of a new run.
-    async fn prepare(&self) -> Result<Spec> {
+    async fn prepare(&mut self) -> Result<Spec> {
         let ports = self.free_ports().await?;
         self.check(&ports)?;
         let (config, token) = (Arc::clone(&self.config), Secret::generate());
+        let dir = self.dir.clone();
         self.apart(ports, move |about| {
-            let spec = spec::spec(&config, about, token.reveal())?;
+            let spec = spec::spec(&config, about, dir.path(), token.reveal())?;
             if let (Some(path), Some(limits)) = (&spec.cgroup, &config.cgroup) {
                 cgroup::make(path, limits).map_err(|e| failed(format!("no cgroup: {e}")))?;
             }
@@ -103,14 +188,15 @@ impl Supervisor {
                 biased;
                 event = self.event(Some(&live), due) => event,
                 () = &mut check => {
-                    self.ready().await?;
+                    self.ready(&live).await?;
                     return Ok(Phase::Running(live));
                 }
             };
             match event {
                 Event::Leave => return Ok(Phase::Over),
-                Event::Ended => match self.ended(live).await {
-                    End::Orphaned(orphan) => live = orphan,
+                Event::Ended => match self.ended(live).await? {
+                    End::GoesOn(other) => live = other,
+                    End::Unknown(error) => return Ok(Phase::Unknown(error)),
                     End::Exit(exit) => return self.ended_unready(by, exit).await,
                 },
                 Event::Due => return self.not_ready(live, by).await,
@@ -127,10 +213,10 @@ impl Supervisor {
         }
     }
 
-    async fn ready(&mut self) -> Result<()> {
+    async fn ready(&mut self, live: &Live) -> Result<()> {
         self.change(|row, now| {
             row.by_hand = false;
-            row.message.clear();
+            row.message = note(live.orphaned);
             row.enter(ProcessState::Running, now);
         })
         .await?;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Processes, bound, launch::blocking, row::ProcessRow};
-use crate::{lock::Operation, ports::Reserved, state::EntityKey};
+use crate::{lock::Operation, ports::Reserved, reserve::not_found, state::EntityKey};
 
 /// Processor time at a moment.
 #[derive(Debug, Clone)]
@@ -32,12 +32,15 @@ impl Processes {
     /// The process of an entity as callers see it.
     ///
     /// # Errors
-    /// `UNAVAILABLE` when the store has failed.
+    /// `ENTITY_NOT_FOUND`; `UNAVAILABLE` when the store has failed.
     pub(crate) async fn status(self: &std::sync::Arc<Self>, key: &EntityKey) -> Result<JsonObject> {
         let slot = self.slot(key).await?;
         let (row, ports) = self
             .core
             .change(Operation::Process, |state, _| {
+                if !state.entities.contains_key(key) {
+                    return Err(not_found(key));
+                }
                 Ok((state.processes.get(key).cloned(), state.ports.of_entity(key)))
             })
             .await?;

@@ -1,25 +1,34 @@
-//! Processes of ours that should not be: their entity is gone, or is recorded as stopped, or
-//! nothing says any more how they are kept.
+//! Processes of ours that should not be: their entity is gone, is recorded as stopped or with
+//! another run, or nothing says any more how they are kept.
 //!
 //! Invariant: a process is a stray of this agent only when it runs in one of its run folders or
-//! says by its environment that it lives in one of its homes; another agent's is never touched.
+//! says by its environment that it did; another agent's is never touched, even when both work in
+//! the same folder.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs, io,
     path::Path,
+    time::Duration,
 };
 
-use goperation::{EndpointName, now_millis, to_timestamp, v1};
+use goperation::{EndpointName, Error, Reason, Result, now_millis, to_timestamp, v1};
 use goperation_launcher::{Look, Process, ProcessId, RunDir, find_tokens, kill_all, tree};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{Processes, launch::blocking, row::ProcessRow, watch::launcher_ended};
+use super::{Processes, launch::blocking, row::ProcessRow, spec::RUN, watch::launcher_ended};
 use crate::{
     config::Strays,
     lock::Operation,
     state::{EntityKey, State},
 };
+
+/// How long a run folder whose lock is held may say nothing of who has it.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// One that was found.
 #[derive(Debug)]
@@ -33,10 +42,10 @@ impl Processes {
     /// Looks for strays, reports them, and kills them where that is the policy.
     pub(super) async fn find_strays(&self, rows: &BTreeMap<EntityKey, ProcessRow>) {
         let known: BTreeSet<String> = rows.values().filter_map(|row| row.token.clone()).collect();
-        let (run_dir, work_dir) = (self.run_dir.clone(), self.work_dir.clone());
+        let run_dir = self.run_dir.clone();
         let find = move || {
             let mut found = in_folders(&run_dir, &known);
-            found.extend(by_environment(&work_dir, &known, &found)?);
+            found.extend(by_environment(&run_dir, &known, &found)?);
             Ok(found)
         };
         let found = match blocking(find).await {
@@ -47,12 +56,8 @@ impl Processes {
             }
         };
         for Found { endpoint, number, process } in found {
-            let why = match self.recorded(&endpoint, number).await {
-                // Started since the rows were read; the row comes before the process.
-                Some(token) if token.as_ref() == Some(&process.token) => continue,
-                Some(_) => "it is recorded as stopped",
-                None => "its entity is deleted",
-            };
+            let recorded = self.recorded(&endpoint, number).await;
+            let Some(why) = why(recorded, &process.token) else { continue };
             // And one that has ended since.
             let still = process.clone();
             if !blocking(move || Ok(!tree(&still)?.is_empty())).await.unwrap_or(true) {
@@ -91,6 +96,59 @@ impl Processes {
         self.core.look(Operation::Process, token).await.ok().flatten()
     }
 
+    /// Makes sure that nothing of an entity runs of which no supervisor knows: its endpoint had a
+    /// process when it was started, and has none any more.
+    ///
+    /// # Errors
+    /// `STATE_REFUSED` when it runs and is not to be killed.
+    pub(super) async fn leave_unminded(&self, key: &EntityKey, end: bool) -> Result<()> {
+        let dir = self.dir(key);
+        let bad = |error: io::Error| {
+            let path = dir.path().display();
+            Error::new(Reason::Internal, format!("run folder {path} cannot be cleared: {error}"))
+        };
+        let refused = |who: String| {
+            let message = format!(
+                "{} {} has {who} of the time when its endpoint had a process: kill that first, \
+                 or configure the process again and stop it",
+                key.endpoint, key.number
+            );
+            Error::new(Reason::StateRefused, message)
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let of = dir.clone();
+            match blocking(move || of.look()).await.map_err(bad)? {
+                Look::Ended(_) => return Ok(()),
+                // Nobody keeps what it may have left.
+                Look::Vanished(process) => return kill(process).await.map_err(bad),
+                Look::Running(process) | Look::Orphaned(process) => {
+                    let pid = process.game.pid;
+                    if !end {
+                        return Err(refused(format!("pid {pid} running")).with("pid", pid));
+                    }
+                    warn!(endpoint = %key.endpoint, entity = key.number, pid,
+                        "killed: its entity is deleted, and its endpoint has no process any more");
+                    return kill(process).await.map_err(bad);
+                }
+                // A launcher may just have been spawned: without a spec it ends.
+                Look::Nothing | Look::Starting => {
+                    let of = dir.clone();
+                    match blocking(move || of.revoke()).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                            return Err(bad(error));
+                        }
+                        Err(_) if Instant::now() >= deadline => {
+                            return Err(refused("something in its run folder".to_owned()));
+                        }
+                        Err(_) => sleep(LOOK).await,
+                    }
+                }
+            }
+        }
+    }
+
     fn report(&self, endpoint: String, number: u32, pid: u32, why: &str, action: &str) {
         self.stray(v1::StrayProcess {
             endpoint,
@@ -100,6 +158,17 @@ impl Processes {
             action: action.to_owned(),
             time: Some(to_timestamp(now_millis())),
         });
+    }
+}
+
+/// Why a run is a stray, by what is recorded of its entity; none when it is the one on record.
+fn why(recorded: Option<Option<String>>, token: &str) -> Option<&'static str> {
+    match recorded {
+        // Started since the rows were read; the row comes before the process.
+        Some(Some(recorded)) if recorded == token => None,
+        Some(Some(_)) => Some("another run of its entity is recorded"),
+        Some(None) => Some("it is recorded as stopped"),
+        None => Some("its entity is deleted"),
     }
 }
 
@@ -133,7 +202,7 @@ fn names(folder: &Path) -> Vec<String> {
 
 /// What says by its environment that it is of this agent, and has lost its run folder.
 fn by_environment(
-    work_dir: &Path,
+    run_dir: &Path,
     known: &BTreeSet<String>,
     found: &[Found],
 ) -> io::Result<Vec<Found>> {
@@ -151,10 +220,10 @@ fn by_environment(
     let of_ours = |(token, id): (String, ProcessId)| {
         let pid = i32::try_from(id.pid).ok()?;
         let environment = procfs::process::Process::new(pid).ok()?.environ().ok()?;
-        let value = |name: &str| environment.get(std::ffi::OsStr::new(name))?.to_str();
+        let value = |name: &str| environment.get(OsStr::new(name))?.to_str();
         let (endpoint, number) = (value("GOP_ENDPOINT")?, value("GOP_ENTITY")?);
-        let home = work_dir.join(endpoint).join(number);
-        if Path::new(value("GOP_HOME")?) != home {
+        let run = run_dir.join(endpoint).join(number);
+        if value(RUN)? != run.to_string_lossy() {
             return None;
         }
         let nobody = ProcessId { pid: 0, ..id.clone() };
@@ -170,4 +239,18 @@ async fn kill(process: Process) -> io::Result<()> {
     blocking(move || kill_all(&game, None)).await?;
     launcher_ended(&process).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stray_is_told_by_what_is_recorded() {
+        let recorded = |token: &str| Some(Some(token.to_owned()));
+        assert_eq!(why(recorded("a"), "a"), None);
+        assert_eq!(why(recorded("b"), "a"), Some("another run of its entity is recorded"));
+        assert_eq!(why(Some(None), "a"), Some("it is recorded as stopped"));
+        assert_eq!(why(None, "a"), Some("its entity is deleted"));
+    }
 }

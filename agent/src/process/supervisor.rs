@@ -5,7 +5,7 @@
 //! at any time: nothing here waits for a process without also listening. It ends with the agent,
 //! and then touches nothing.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use goperation::{Error, Reason, Result, now_millis, v1::ProcessState};
 use goperation_launcher::{Process, RunDir};
@@ -62,6 +62,8 @@ pub(super) enum Phase {
     Unready(Live, By),
     Running(Live),
     Stopping(Live, Ending),
+    /// What runs could not be found out, for this reason: it is looked for again.
+    Unknown(Error),
     Backoff(Instant),
     Over,
 }
@@ -90,6 +92,8 @@ pub(super) enum Event {
 pub(super) struct Pending {
     pub(super) up: Vec<Reply>,
     pub(super) down: Vec<Reply>,
+    /// What came in the middle of a launch, and is for later.
+    pub(super) later: VecDeque<Command>,
 }
 
 /// The supervisor of one entity.
@@ -109,8 +113,6 @@ pub(super) struct Supervisor {
     pub(super) failure: Option<Error>,
     /// The entity is about to be deleted.
     pub(super) leaving: bool,
-    /// Its launcher was lost, and its output is read on.
-    pub(super) pumped: bool,
 }
 
 impl Supervisor {
@@ -123,11 +125,6 @@ impl Supervisor {
                 }
                 _ => None,
             };
-            let orphaned = live.is_some_and(|live| live.orphaned);
-            if orphaned && !self.pumped {
-                self.processes.pump(self.dir.clone());
-            }
-            self.pumped = orphaned;
             let live = live.map(|live| live.process.clone());
             self.view.send_if_modified(|view| std::mem::replace(view, live.clone()) != live);
             let next = match phase {
@@ -137,6 +134,7 @@ impl Supervisor {
                 Phase::Unready(live, by) => self.unready(live, by).await,
                 Phase::Running(live) => self.running(live).await,
                 Phase::Stopping(live, ending) => self.stopping(live, ending).await,
+                Phase::Unknown(error) => self.unknown(error).await,
                 Phase::Backoff(until) => self.backoff(until).await,
                 Phase::Over => return,
             };
@@ -156,6 +154,11 @@ impl Supervisor {
 
     /// Waits for what happens next.
     pub(super) async fn event(&mut self, live: Option<&Live>, due: Option<Instant>) -> Event {
+        if !self.processes.stop.is_cancelled()
+            && let Some(command) = self.pending.later.pop_front()
+        {
+            return Event::Verb(command);
+        }
         let ended = async {
             match live {
                 Some(live) => live.ended().await,
@@ -225,8 +228,9 @@ impl Supervisor {
                 Event::Leave => return Ok(Phase::Over),
                 Event::Due => {}
                 Event::Ended => {
-                    return match self.ended(live).await {
-                        End::Orphaned(live) => self.orphaned(live).await,
+                    return match self.ended(live).await? {
+                        End::GoesOn(live) => Ok(Phase::Running(live)),
+                        End::Unknown(error) => Ok(Phase::Unknown(error)),
                         End::Exit(exit) => self.ended_by_itself(exit).await,
                     };
                 }
@@ -242,12 +246,14 @@ impl Supervisor {
         }
     }
 
-    /// Its launcher is gone: it is kept all the same.
-    async fn orphaned(&mut self, live: Live) -> Result<Phase> {
-        info!(endpoint = %self.key.endpoint, entity = self.key.number,
-            pid = live.process.game.pid, "the launcher of a process was lost");
-        self.change(|row, _| ORPHANED.clone_into(&mut row.message)).await?;
-        Ok(Phase::Running(live))
+    /// Begins to watch what runs. One without its launcher is kept all the same: it is read on.
+    pub(super) fn watch(&self, process: Process, orphaned: bool) -> Live {
+        if orphaned {
+            info!(endpoint = %self.key.endpoint, entity = self.key.number,
+                pid = process.game.pid, "the launcher of a process was lost");
+            self.processes.pump(self.dir.clone());
+        }
+        Live::watch(process, orphaned)
     }
 
     async fn backoff(&mut self, until: Instant) -> Result<Phase> {
@@ -316,13 +322,18 @@ impl Supervisor {
     }
 }
 
-/// What a process without its launcher says of itself.
-pub(super) const ORPHANED: &str = "its launcher was lost: how it ends will not be known";
+/// What a process says of itself while there is nothing else to say.
+pub(super) fn note(orphaned: bool) -> String {
+    let orphan = "its launcher was lost: how it ends will not be known";
+    if orphaned { orphan.to_owned() } else { String::new() }
+}
 
 /// What the end of what was watched means.
 pub(super) enum End {
     /// Only the launcher has ended, or something else has to be watched now.
-    Orphaned(Live),
+    GoesOn(Live),
+    /// It cannot be seen, for this reason.
+    Unknown(Error),
     Exit(LastExit),
 }
 

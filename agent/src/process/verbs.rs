@@ -79,8 +79,12 @@ impl Agent {
         if grace.is_some() && !matches!(verb, Verb::Stop(_) | Verb::Restart(_)) {
             return Err(Error::invalid("args.grace_ms", format!("is nothing to {life}")));
         }
-        let phase = self.phase(&key).await?;
         let is_process = self.endpoints.get(key.endpoint.as_str())?.process().is_some();
+        if is_process && !args.is_empty() {
+            let message = "must be empty: the process of this endpoint takes none";
+            return Err(Error::invalid("args.args", message));
+        }
+        let phase = self.phase(&key).await?;
         let needs_ready = !is_process || matches!(verb, Verb::Start | Verb::Restart(_));
         if needs_ready && phase != EntityPhase::Ready {
             return Err(Error::new(

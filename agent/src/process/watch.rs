@@ -35,38 +35,44 @@ enum Watch {
     Gone,
     Fd(AsyncFd<OwnedFd>),
     /// No descriptor could be had.
-    Poll(ProcessId),
+    Poll,
 }
 
 impl Live {
     /// Begins to watch.
     pub(super) fn watch(process: Process, orphaned: bool) -> Self {
-        let id = if orphaned { &process.game } else { &process.launcher };
-        let watch = match open_pidfd(id).and_then(register) {
-            Ok(Some(fd)) => Watch::Fd(fd),
-            Ok(None) => Watch::Gone,
-            Err(error) => {
-                warn!(pid = id.pid, %error, "a process cannot be watched, it is looked at");
-                Watch::Poll(id.clone())
-            }
-        };
+        let watch = Watch::of(if orphaned { &process.game } else { &process.launcher });
         Self { process, orphaned, watch }
     }
 
     /// Waits until what is watched has ended.
     pub(super) async fn ended(&self) {
-        match &self.watch {
-            Watch::Gone => {}
-            Watch::Fd(fd) => {
+        let id = if self.orphaned { &self.process.game } else { &self.process.launcher };
+        self.watch.ended(id).await;
+    }
+}
+
+impl Watch {
+    fn of(id: &ProcessId) -> Self {
+        match open_pidfd(id).and_then(register) {
+            Ok(Some(fd)) => Self::Fd(fd),
+            Ok(None) => Self::Gone,
+            Err(error) => {
+                warn!(pid = id.pid, %error, "a process cannot be watched, it is looked at");
+                Self::Poll
+            }
+        }
+    }
+
+    async fn ended(&self, id: &ProcessId) {
+        match self {
+            Self::Gone => {}
+            Self::Fd(fd) => {
                 if fd.ready(Interest::READABLE).await.is_err() {
-                    gone(match self.orphaned {
-                        true => &self.process.game,
-                        false => &self.process.launcher,
-                    })
-                    .await;
+                    gone(id).await;
                 }
             }
-            Watch::Poll(id) => gone(id).await,
+            Self::Poll => gone(id).await,
         }
     }
 }
@@ -86,14 +92,22 @@ pub(super) async fn gone(id: &ProcessId) {
     }
 }
 
+/// Waits until a launcher that has nothing more to do has ended, and kills one that has not by
+/// then. Says whether it is gone.
+pub(super) async fn end_launcher(id: &ProcessId, grace: Duration) -> bool {
+    let watch = Watch::of(id);
+    let mut ended = timeout(grace, watch.ended(id)).await.is_ok();
+    if !ended {
+        let launcher = id.clone();
+        let _ = blocking(move || signal(&launcher, Signal::KILL)).await;
+        ended = timeout(SETTLE, watch.ended(id)).await.is_ok();
+    }
+    goperation_launcher::reap(id.pid);
+    ended
+}
+
 /// Waits until the launcher of what was killed has said so and has ended; one that does not is
 /// killed too.
 pub(super) async fn launcher_ended(process: &Process) {
-    let live = Live::watch(process.clone(), false);
-    if timeout(SETTLE, live.ended()).await.is_err() {
-        let launcher = process.launcher.clone();
-        let _ = blocking(move || signal(&launcher, Signal::KILL)).await;
-        let _ = timeout(SETTLE, live.ended()).await;
-    }
-    goperation_launcher::reap(process.launcher.pid);
+    end_launcher(&process.launcher, SETTLE).await;
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use goperation::Reason;
 use serde_json::{Value, json};
 
 use crate::{
@@ -115,7 +116,6 @@ async fn a_lost_launcher_costs_only_the_exit_status() {
     let number = stage.create(&agent).await;
     let game = pid(&stage.does(&agent, "start_entity", number).await);
     kill(stage.launcher(&agent, number));
-    let lost = |s: &Value| s["message"].as_str().is_some_and(|m| m.contains("launcher was lost"));
     let status = stage.until(&agent, number, "the loss is seen", lost).await;
     assert_eq!((&status["state"], &status["pid"]), (&json!("RUNNING"), &json!(game)));
     // And after a restart of the agent it is adopted.
@@ -132,6 +132,113 @@ async fn a_lost_launcher_costs_only_the_exit_status() {
     kill(stage.launcher(&agent, number));
     stage.until(&agent, number, "the loss is seen", lost).await;
     assert_eq!(stage.does(&agent, "kill_entity", number).await["state"], "STOPPED");
+    assert_eq!(stage.games(), [0; 0]);
+}
+
+/// What a process says of itself whose launcher was lost.
+fn lost(status: &Value) -> bool {
+    status["message"].as_str().is_some_and(|message| message.contains("launcher was lost"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_lost_before_the_game_is_ready_costs_no_line() {
+    let body = "while ! test -e up; do sleep 0.01; done; echo up; exec sleep 1000";
+    let stage = Stage::start().await;
+    let (agent, number) = stage.with(body, "ready = { line = \"up\", timeout = \"10m\" }").await;
+    let start = async { stage.does(&agent, "start_entity", number).await };
+    let lose = async {
+        let recorded = |s: &Value| s["state"] == "STARTING" && s["pid"].is_number();
+        stage.until(&agent, number, "it starts", recorded).await;
+        kill(stage.launcher(&agent, number));
+        let starting = stage.until(&agent, number, "the loss is seen", lost).await;
+        assert_eq!(starting["state"], "STARTING");
+        fs::write(agent.work_dir.join(format!("game/{number}/up")), "").unwrap();
+    };
+    let (started, ()) = tokio::join!(start, lose);
+    assert_eq!((&started["state"], lost(&started)), (&json!("RUNNING"), true), "{started}");
+    assert_eq!(stage.log(&agent, number), "up\n");
+    stage.does(&agent, "stop_entity", number).await;
+    assert_eq!(stage.games(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_lost_while_the_game_is_stopped_leaves_it_read() {
+    let body = "trap '' TERM; echo up; while ! test -e more; do sleep 0.01; done; \
+                head -c 1000000 /dev/zero | tr '\\0' x; echo; echo said more; \
+                while :; do sleep 1000; done";
+    let stage = Stage::start().await;
+    let process = "ready = { line = \"up\" }\nstop = { grace = \"10m\" }";
+    let (agent, number) = stage.with(body, process).await;
+    stage.does(&agent, "start_entity", number).await;
+    let stop = async { stage.does(&agent, "stop_entity", number).await };
+    let lose = async {
+        stage.until_row(&agent, number, "STOPPING").await;
+        kill(stage.launcher(&agent, number));
+        let stopping = stage.until(&agent, number, "the loss is seen", lost).await;
+        assert_eq!(stopping["state"], "STOPPING");
+        fs::write(agent.work_dir.join(format!("game/{number}/more")), "").unwrap();
+        until("it is read on", || stage.log(&agent, number).contains("said more")).await;
+        stage.does(&agent, "kill_entity", number).await
+    };
+    let (stopped, killed) = tokio::join!(stop, lose);
+    assert_eq!((&stopped["state"], &killed["state"]), (&json!("STOPPED"), &json!("STOPPED")));
+    assert_eq!(stage.games(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_folder_that_cannot_be_read_loses_no_game() {
+    let stage = Stage::start().await;
+    let toml = format!("strays = \"kill\"\n{}", toml(&stage.game(LIVES), ""));
+    let agent = stage.agent(&toml).await;
+    let number = stage.create(&agent).await;
+    let first = stage.does(&agent, "start_entity", number).await;
+    let file = stage.run(&agent, number).join("process.json");
+    let away = file.with_extension("away");
+    agent.stop().await;
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap();
+
+    let agent = stage.fleet.agent("h1", &toml).await;
+    let status = stage.status(&agent, number).await;
+    assert_eq!((&status["state"], &status["pid"]), (&json!("RUNNING"), &first["pid"]));
+    assert!(status["message"].as_str().unwrap().contains("is not known"), "{status}");
+    for verb in ["start_entity", "stop_entity", "kill_entity"] {
+        let refused = stage.call(&agent, verb, number).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::MethodFailed, "{verb}: {refused}");
+        assert!(refused.message.contains("is not known"), "{verb}: {refused}");
+    }
+    assert!(runs(pid(&first)));
+    // It is read again, and the game is minded as before.
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    let known = |s: &Value| s["message"].is_null();
+    let status = stage.until(&agent, number, "it is adopted", known).await;
+    assert_eq!((&status["state"], &status["pid"]), (&json!("RUNNING"), &first["pid"]));
+    let stopped = stage.does(&agent, "stop_entity", number).await;
+    assert_eq!(stopped["last_exit"]["signal"], 15);
+    assert_eq!(stage.games(), [0; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_lost_while_the_run_folder_cannot_be_read_costs_no_game() {
+    let stage = Stage::start().await;
+    let (agent, number) = stage.with(LIVES, "").await;
+    let game = pid(&stage.does(&agent, "start_entity", number).await);
+    let launcher = stage.launcher(&agent, number);
+    let file = stage.run(&agent, number).join("process.json");
+    let away = file.with_extension("away");
+    fs::rename(&file, &away).unwrap();
+    fs::create_dir(&file).unwrap();
+    kill(launcher);
+    let unknown =
+        |s: &Value| s["message"].as_str().is_some_and(|message| message.contains("is not known"));
+    stage.until(&agent, number, "the folder was tried", unknown).await;
+    assert!(runs(game));
+    fs::remove_dir(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    let status = stage.until(&agent, number, "it is adopted", lost).await;
+    assert_eq!((&status["state"], &status["pid"]), (&json!("RUNNING"), &json!(game)));
+    assert_eq!(stage.does(&agent, "stop_entity", number).await["state"], "STOPPED");
     assert_eq!(stage.games(), [0; 0]);
 }
 

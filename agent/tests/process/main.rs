@@ -9,6 +9,7 @@ mod fleet;
 
 mod adopt;
 mod kill;
+mod leave;
 mod life;
 mod ports;
 mod ready;

@@ -1,6 +1,6 @@
 //! A reserved port that somebody else holds.
 
-use std::net::UdpSocket;
+use std::{fs, net::UdpSocket};
 
 use goperation::Reason;
 use goperation_harness::guard::Guarded;
@@ -65,5 +65,42 @@ async fn another_one_is_reserved_where_that_is_allowed() {
         u64::from(stage.port(&agent, number).await) == new
     })
     .await;
+    drop(foreign);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_could_not_be_written_for_the_other_port_are_written_by_the_next_start() {
+    let stage = Stage::start().await;
+    let toml = toml(&stage, true);
+    let agent = stage.agent(&toml).await;
+    let number = stage.create(&agent).await;
+    let port = stage.port(&agent, number).await;
+    let home = agent.work_dir.join(format!("game/{number}"));
+    let (conf, aside) = (home.join("conf"), home.join("aside"));
+    fs::rename(&conf, &aside).unwrap();
+    fs::write(&conf, "no folder").unwrap();
+    let foreign = UdpSocket::bind(("127.0.0.1", port)).unwrap();
+    let error = stage.call(&agent, "start_entity", number).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Internal, "{error}");
+    assert!(error.message.contains("conf/port"), "{error}");
+    assert_eq!(stage.games(), [0; 0]);
+    // The new port is reserved, and the file has the old one: also the next agent knows that.
+    agent.stop().await;
+    fs::remove_file(&conf).unwrap();
+    fs::rename(&aside, &conf).unwrap();
+    assert_eq!(fs::read_to_string(conf.join("port")).unwrap(), port.to_string());
+    let agent = stage.fleet.agent("h1", &toml).await;
+    let started = stage.does(&agent, "start_entity", number).await;
+    assert_eq!(started["state"], "RUNNING");
+    let new = started["bound"][0]["port"].as_u64().unwrap();
+    assert_ne!(new, u64::from(port));
+    assert_eq!(fs::read_to_string(conf.join("port")).unwrap(), new.to_string());
+    // Once: from then on they are the game's.
+    fs::write(conf.join("port"), "mine").unwrap();
+    stage.does(&agent, "restart_entity", number).await;
+    agent.stop().await;
+    let agent = stage.fleet.agent("h1", &toml).await;
+    stage.does(&agent, "restart_entity", number).await;
+    assert_eq!(fs::read_to_string(conf.join("port")).unwrap(), "mine");
     drop(foreign);
 }

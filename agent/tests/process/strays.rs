@@ -1,5 +1,7 @@
 //! Processes that should not be: found at the start, reported, and killed where that is wished.
 
+use std::{fs, process::Command};
+
 use goperation::v1;
 
 use crate::{
@@ -52,6 +54,44 @@ async fn they_are_killed_where_that_is_the_policy() {
     let (agent, game) = with_stray(&stage, "kill").await;
     let strays = strays(&stage, &agent).await;
     assert_eq!((strays.len(), strays[0].pid), (1, game));
+    assert_eq!(strays[0].action, "killed");
+    assert!(!runs(game));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_run_folder_it_is_known_and_another_agents_is_left_alone() {
+    let stage = Stage::start().await;
+    let toml = format!("strays = \"kill\"\n{}", toml(&stage.game(LIVES), ""));
+    let agent = stage.agent(&toml).await;
+    let number = stage.create(&agent).await;
+    let (work_dir, run) = (agent.work_dir.clone(), stage.run(&agent, number));
+    agent.stop().await;
+    let former = Backup::of(&work_dir);
+    let agent = stage.fleet.agent("h1", &toml).await;
+    let game = pid(&stage.does(&agent, "start_entity", number).await);
+    agent.stop().await;
+    former.restore();
+    fs::remove_dir_all(&run).unwrap();
+    // The same of an agent that works in the same folder and keeps its data elsewhere.
+    let environ = fs::read_to_string(format!("/proc/{game}/environ")).unwrap();
+    let theirs =
+        environ.split('\0').filter_map(|variable| variable.split_once('=')).map(|(name, value)| {
+            match name {
+                "GOP_RUN" => (name, value.replace("/.gop/", "/.other/")),
+                "GOP_TOKEN" => (name, "another".to_owned()),
+                _ => (name, value.to_owned()),
+            }
+        });
+    let mut other = Command::new("sleep").arg("1000").env_clear().envs(theirs).spawn().unwrap();
+    assert!(environ.contains(&format!("GOP_RUN={}\0", run.display())), "{environ}");
+
+    let agent = stage.fleet.agent("h1", &toml).await;
+    let strays = strays(&stage, &agent).await;
+    let left = other.try_wait().unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(left, None, "nobody touched the other process");
+    assert_eq!((strays.len(), strays[0].pid, strays[0].entity), (1, game, number), "{strays:?}");
     assert_eq!(strays[0].action, "killed");
     assert!(!runs(game));
 }

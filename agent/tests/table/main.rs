@@ -12,6 +12,7 @@ mod fleet;
 mod delete;
 mod messages;
 mod ports;
+mod report;
 mod status;
 mod token;
 mod upgrade;

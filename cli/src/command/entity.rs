@@ -19,7 +19,7 @@ use crate::{
         port,
     },
     error::Error,
-    hint::Subject,
+    hint::{Repeat, Subject},
     output::{Output, fields, labels, or_dash, result, table, time},
     parse::{self, EntityRef},
 };
@@ -144,6 +144,11 @@ async fn create(
     let subject = Subject {
         agent: Some(message.agent_id).filter(|&id| id != 0),
         endpoint: Some(message.endpoint.clone()),
+        includes: message.includes.clone(),
+        repeat: match message.idempotency_key.as_str() {
+            "" => Repeat::Creates,
+            _ => Repeat::Keyed,
+        },
         ..Subject::default()
     };
     let answer = client

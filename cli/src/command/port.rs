@@ -7,7 +7,7 @@ use crate::{
     client::{Client, PAGE, all_pages},
     command::entity,
     error::Error,
-    hint::Subject,
+    hint::{Repeat, Subject},
     output::{Output, or_dash, table, time},
     parse,
 };
@@ -34,6 +34,7 @@ pub(crate) async fn run(
                     // Only for the hint: which agent's ports to look at.
                     let mut subject = Subject::entity(&name.endpoint, name.number);
                     subject.agent = entity::agent_of(client, &name).await.ok();
+                    subject.repeat = Repeat::MessageId;
                     return Err(Error::from(status).about(&subject));
                 }
             };

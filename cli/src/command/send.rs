@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     command::{agent, entity},
     error::Error,
-    hint::Subject,
+    hint::{Repeat, Subject},
     output::{Output, object},
     parse::{self, Target},
 };
@@ -73,7 +73,7 @@ pub(crate) async fn call(client: &Client, output: Output, call: Call) -> Result<
 fn failed(status: tonic::Status, subject: &Subject, message_id: &str) -> Error {
     let mut error = goperation::Error::from_status(&status);
     error.metadata.entry("message_id".to_owned()).or_insert_with(|| message_id.to_owned());
-    Error::from(error).about(subject)
+    Error::from(error).about(&Subject { repeat: Repeat::MessageId, ..subject.clone() })
 }
 
 async fn resolve(client: &Client, order: &Order) -> Result<Resolved, Error> {

@@ -10,7 +10,7 @@ use crate::{
     args::Upgrade,
     client::Client,
     error::Error,
-    hint::Subject,
+    hint::{Repeat, Subject},
     output::{Output, fields, time},
 };
 
@@ -32,7 +32,8 @@ pub(crate) async fn run(client: &Client, output: Output, args: Upgrade) -> Resul
         let mut error = goperation::Error::from_status(&status);
         // Cut off on the way, it does not say under which id a repeat is safe.
         error.metadata.entry("message_id".to_owned()).or_insert_with(|| id.to_string());
-        Error::from(error).about(&Subject::agent(args.agent.id))
+        let subject = Subject::agent(args.agent.id);
+        Error::from(error).about(&Subject { repeat: Repeat::MessageId, ..subject })
     })?;
     output.answer(&answer.into_inner(), |a| a.upgrade.as_ref().map(details).unwrap_or_default())
 }

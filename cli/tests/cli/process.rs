@@ -1,11 +1,13 @@
 //! Processes of entities, and where entities are placed, on `gop dev`.
 
+use std::process::Stdio;
+
 use goperation_launcher::ProcessId;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::dev::{Dev, kill_games};
+use crate::dev::{Dev, command, kill_games, text};
 
 /// The pid that a status tells; 0 when it does not run.
 fn pid(dev: &Dev, name: &str) -> u32 {
@@ -124,6 +126,39 @@ fn several_at_once_each_have_a_result() {
 }
 
 #[test]
+fn a_closed_stdout_leaves_none_out() {
+    let dev = Dev::start(&["--no-games"]);
+    dev.ok(&["agent", "activate", "1"]);
+    // More than are asked for at a time.
+    let names: Vec<_> = (1..=10).map(|number| format!("clock:{number}")).collect();
+    for _ in &names {
+        dev.ok(&["entity", "create", "clock", "--on", "1"]);
+    }
+    let unread = |names: &[&str]| {
+        let mut child = command(&[&["entity", "start"], names].concat())
+            .env("GOP_SERVER", &dev.server)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let all: Vec<_> = names.iter().map(String::as_str).collect();
+    assert_eq!(unread(&all), (Some(0), String::new()));
+    for name in &names {
+        assert!(alive(pid(&dev, name)), "{name}");
+    }
+    // It hides no failure.
+    let (code, said) = unread(&["clock:1", "clock:99"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("(ENTITY_NOT_FOUND)"), "{said}");
+    assert!(said.ends_with("error: 1 of 2 failed\n"), "{said}");
+    dev.stop(Signal::TERM);
+}
+
+#[test]
 fn the_best_agent_is_chosen() {
     let dev = Dev::start(&["--agents", "3", "--no-games"]);
     let none = dev.ok(&["endpoint", "choose", "clock"]);
@@ -132,6 +167,11 @@ fn the_best_agent_is_chosen() {
     let refused = dev.fails(&create);
     assert!(refused.contains("(NO_AGENT_SUITS)\n"), "{refused}");
     assert!(refused.contains("`gop endpoint choose clock --explain`"), "{refused}");
+    let refused = dev.fails(&[&create[..], &["--include", "id<9"]].concat());
+    assert!(
+        refused.contains("`gop endpoint choose clock --include 'id<9' --explain`"),
+        "{refused}"
+    );
     for agent in ["1", "2"] {
         dev.ok(&["agent", "activate", agent]);
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use goperation::{Error, Reason};
 use http::{
-    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    HeaderMap, HeaderValue, Response, StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, VARY},
 };
 use http_body_util::Full;
@@ -30,7 +30,7 @@ pub(crate) async fn message(
 ) -> Result<Response<Answer>, Error> {
     let etag = version(message, binding).as_deref().and_then(headers::etag);
     let seen = etag.as_ref().and_then(|etag| etag.to_str().ok()).map(|etag| etag.trim_matches('"'));
-    if binding.verb == Method::GET && seen.is_some_and(|seen| headers::has_version(asked, seen)) {
+    if binding.can_be_unchanged() && seen.is_some_and(|seen| headers::has_version(asked, seen)) {
         let mut response = Response::new(Answer::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response.headers_mut().extend(etag.map(|etag| (ETAG, etag)));

@@ -41,6 +41,28 @@ pub(crate) struct Binding {
     pub(crate) response_body: Option<FieldDescriptor>,
 }
 
+impl Binding {
+    /// The message that answers a call: the `response_body`, or the whole response.
+    pub(crate) fn answered(&self) -> Option<MessageDescriptor> {
+        match &self.response_body {
+            Some(field) if field.is_list() || field.is_map() => None,
+            Some(field) => field.kind().as_message().cloned(),
+            None => Some(self.method.output()),
+        }
+    }
+
+    /// True if the answer has a version, and changes only with it. What an agent or an entity is
+    /// changes by itself too: nobody who polls one may be told that nothing is new.
+    pub(crate) fn can_be_unchanged(&self) -> bool {
+        const ALIVE: [&str; 2] = ["goperation.v1.Agent", "goperation.v1.Entity"];
+        self.verb == http::Method::GET
+            && self.answered().is_some_and(|message| {
+                message.get_field_by_name(crate::request::ETAG).is_some()
+                    && !ALIVE.contains(&message.full_name())
+            })
+    }
+}
+
 /// Why the annotations cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

@@ -155,13 +155,13 @@ impl App {
     /// A page of agents that pass a filter; `keep` limits them beforehand.
     pub(super) async fn agent_page(
         &self,
-        ask: &Ask,
+        ask: Result<Ask>,
         filter: &str,
         order_by: &str,
         keep: impl Fn(&AgentRecord) -> bool,
     ) -> Result<Page<Agent>> {
-        let filter = Filter::parse(filter, FIELDS)?;
-        let (by, descending) = order(order_by)?;
+        let filter = check::both(Filter::parse(filter, FIELDS), order(order_by));
+        let (ask, (filter, (by, descending))) = check::both(ask, filter)?;
         let counts = self.entity_counts().await?;
         let rows = self.agent_records().await?.into_iter().filter(keep).map(|record| {
             let entities = counts.get(&record.id).copied().unwrap_or_default();
@@ -173,9 +173,9 @@ impl App {
     pub(crate) async fn index_agents(&self, q: IndexAgentsRequest) -> Result<IndexAgentsResponse> {
         let deleted = q.show_deleted.to_string();
         let query = ["agents", q.filter.as_str(), q.order_by.as_str(), deleted.as_str()];
-        let ask = Ask::new(q.page_size, &q.page_token, &query)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &query);
         let page = self
-            .agent_page(&ask, &q.filter, &q.order_by, |record| q.show_deleted || !record.deleted)
+            .agent_page(ask, &q.filter, &q.order_by, |record| q.show_deleted || !record.deleted)
             .await?;
         Ok(IndexAgentsResponse {
             agents: page.rows,

@@ -19,7 +19,7 @@ use prost_types::Struct;
 
 use super::App;
 use crate::{
-    check::Violations,
+    check::{self, Violations},
     etag,
     filter::{Cell, Field, Filter, Kind, Row},
     keys,
@@ -146,8 +146,8 @@ impl App {
         q: IndexCachesRequest,
         now: u64,
     ) -> Result<IndexCachesResponse> {
-        let ask = Ask::new(q.page_size, &q.page_token, &["caches", &q.filter])?;
-        let filter = Filter::parse(&q.filter, FIELDS)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &["caches", &q.filter]);
+        let (ask, filter) = check::both(ask, Filter::parse(&q.filter, FIELDS))?;
         let marks = self.db.keys(keys::CACHES_BY_TIME.to_vec()).await?;
         // A set: a cache that is stored anew meanwhile may be met twice.
         let found: BTreeSet<String> = marks

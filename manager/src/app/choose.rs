@@ -8,7 +8,9 @@ use goperation::{
 use super::{App, endpoint::no_endpoint};
 use crate::{
     check::Violations,
+    keys,
     placement::{Choice, Host, Wish},
+    record::AgentRecord,
 };
 
 impl App {
@@ -35,20 +37,21 @@ impl App {
     /// # Errors
     /// `ENDPOINT_NOT_FOUND` when no agent has it.
     pub(super) async fn choice(&self, endpoint: &str, wish: &Wish, now: u64) -> Result<Choice> {
-        let entities = self.entity_counts().await?;
-        let has =
-            |names: &[goperation::v1::AgentEndpoint]| names.iter().any(|e| e.name == endpoint);
-        let records = self.agent_records().await?;
-        let hosts = records.into_iter().filter(|agent| !agent.deleted && has(&agent.endpoints));
-        let hosts: Vec<_> = hosts
-            .map(|agent| Host {
-                online: self.leases.seen(agent.id).is_some_and(|seen| seen.online),
-                entities: entities
-                    .get(&agent.id)
-                    .map_or(0, |&count| u32::try_from(count).unwrap_or(u32::MAX)),
+        let mut hosts = Vec::new();
+        for key in self.db.keys(keys::agents_of(endpoint)).await? {
+            let Some(id) = keys::last_number(&key) else { continue };
+            let Some(agent) = self.db.get::<AgentRecord>(keys::agent(id)).await? else { continue };
+            // It may have lost the endpoint since the scan.
+            if agent.deleted || agent.endpoints.iter().all(|has| has.name != endpoint) {
+                continue;
+            }
+            let entities = self.db.keys(keys::entities_on(id)).await?.len();
+            hosts.push(Host {
+                online: self.leases.seen(id).is_some_and(|seen| seen.online),
+                entities: u32::try_from(entities).unwrap_or(u32::MAX),
                 agent,
-            })
-            .collect();
+            });
+        }
         if hosts.is_empty() {
             return Err(no_endpoint(endpoint));
         }

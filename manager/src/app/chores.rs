@@ -115,14 +115,16 @@ impl App {
             let old = self.db.keys_between(prefix.to_vec(), end, CHUNK).await?;
             let mut tx = self.db.begin();
             for key in &old {
+                // Taken again meanwhile, it has another time.
+                if !tx.has(key.clone()).await? {
+                    continue;
+                }
                 if let Some(main) = keys::after_time(prefix, key).and_then(|(_, rest)| main(rest)) {
                     tx.delete(main);
                 }
                 tx.delete(key.clone());
             }
-            // Nothing was read, so there is nothing to conflict with.
-            tx.commit().await?;
-            if old.len() < CHUNK {
+            if tx.commit().await? && old.len() < CHUNK {
                 return Ok(());
             }
         }

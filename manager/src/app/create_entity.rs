@@ -130,7 +130,14 @@ impl App {
         wait: Duration,
     ) -> Result<CreateEntityResponse> {
         let begun = Instant::now();
-        match Keyed::of(&q)? {
+        let key = match Keyed::of(&q) {
+            Ok(key) => key,
+            Err(error) => {
+                let wanted = Wanted::read(q, None, false, now);
+                return Err(check::all_bad([error].into_iter().chain(wanted.err())));
+            }
+        };
+        match key {
             Some(key) => self.create_once(q, key, wait).await,
             None => self.place(&Wanted::read(q, None, false, now)?, Vec::new(), begun, wait).await,
         }

@@ -101,8 +101,8 @@ impl App {
             id => Some(self.agent_record(check::number("agent_id", id)?).await?.id),
         };
         let id = q.agent_id.to_string();
-        let ask = Ask::new(q.page_size, &q.page_token, &["endpoints", &q.filter, &id])?;
-        let filter = Filter::parse(&q.filter, FIELDS)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &["endpoints", &q.filter, &id]);
+        let (ask, filter) = check::both(ask, Filter::parse(&q.filter, FIELDS))?;
         let rows = self.endpoints(agent).await?;
         let rows = rows.into_values().filter(|endpoint| filter.passes(endpoint));
         let rows = rows.map(|endpoint| (endpoint.name.clone().into_bytes(), endpoint));
@@ -138,13 +138,13 @@ impl App {
     ) -> Result<AgentsEndpointResponse> {
         let name = EndpointName::parse("name", &q.name)?;
         let query = ["agents of", name.as_str(), q.filter.as_str()];
-        let ask = Ask::new(q.page_size, &q.page_token, &query)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &query);
         let ids = self.db.keys(keys::agents_of(name.as_str())).await?;
         let ids: Vec<u32> = ids.iter().filter_map(|key| keys::last_number(key)).collect();
         if ids.is_empty() && self.db.keys(keys::entities_of(name.as_str())).await?.is_empty() {
             return Err(no_endpoint(name.as_str()));
         }
-        let page = self.agent_page(&ask, &q.filter, "", |record| ids.contains(&record.id)).await?;
+        let page = self.agent_page(ask, &q.filter, "", |record| ids.contains(&record.id)).await?;
         Ok(AgentsEndpointResponse {
             agents: page.rows,
             next_page_token: page.next,

@@ -88,8 +88,8 @@ impl App {
     ) -> Result<IndexEntitiesResponse> {
         let agent = q.agent_id.to_string();
         let query = ["entities", q.endpoint.as_str(), agent.as_str(), q.filter.as_str()];
-        let ask = Ask::new(q.page_size, &q.page_token, &query)?;
-        let filter = Filter::parse(&q.filter, FIELDS)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &query);
+        let (ask, filter) = check::both(ask, Filter::parse(&q.filter, FIELDS))?;
         let endpoint = match q.endpoint.as_str() {
             "" => None,
             name => Some(EndpointName::parse("endpoint", name)?),

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     App,
     create_entity::{Begun, Place, Try, Wanted},
-    place_entity::{left_to_next, refusal},
+    place_entity::{LEAST, left_to_next, refusal},
 };
 use crate::{
     bridge_link::had_no_effect,
@@ -227,8 +227,13 @@ impl App {
         if let Some(answer) = key.answer(&known)? {
             return Ok(answer);
         }
+        let left = wait.saturating_sub(begun.elapsed());
+        if left < LEAST {
+            // Asked without any time, the bridge would refuse, and that is no end of a creation.
+            return Err(key.under_way(Some(&known)));
+        }
         let wanted = Wanted::read(q, Some(key), true, now)?;
-        match self.resume(&wanted, known, wait.saturating_sub(begun.elapsed())).await? {
+        match self.resume(&wanted, known, left).await? {
             Resumed::Ended(response) => Ok(*response),
             Resumed::Again(refused) => self.place(&wanted, refused, begun, wait).await,
         }

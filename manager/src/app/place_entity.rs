@@ -24,7 +24,7 @@ use crate::{
 /// after half a second, and an answer takes its way.
 const SHORTEST: Duration = Duration::from_secs(2);
 /// A try with less time than this could not be answered.
-const LEAST: Duration = Duration::from_millis(1);
+pub(super) const LEAST: Duration = Duration::from_millis(1);
 /// Agents of a choice that are kept with its answer.
 const KEPT: usize = 100;
 /// Agents that an error tells about.

@@ -72,8 +72,8 @@ impl App {
     pub(crate) async fn index_ports(&self, q: IndexPortsRequest) -> Result<IndexPortsResponse> {
         let (agent, entity) = (q.agent_id.to_string(), q.entity.to_string());
         let query = ["ports", agent.as_str(), &q.endpoint, entity.as_str(), &q.filter];
-        let ask = Ask::new(q.page_size, &q.page_token, &query)?;
-        let filter = Filter::parse(&q.filter, FIELDS)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &query);
+        let (ask, filter) = check::both(ask, Filter::parse(&q.filter, FIELDS))?;
         let endpoint = match q.endpoint.as_str() {
             "" => None,
             name => Some(EndpointName::parse("endpoint", name)?),

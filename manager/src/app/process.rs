@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use goperation::{
-    EndpointName, Error, JsonObject, MessageId, Reason, Result, from_timestamp, to_duration,
+    EndpointName, Error, JsonObject, MessageId, Reason, Result, now_millis, to_duration,
     v1::{
         Entity, EntityProcess, KillEntityRequest, KillEntityResponse, RestartEntityRequest,
         RestartEntityResponse, StartEntityRequest, StartEntityResponse, StopEntityRequest,
@@ -20,7 +20,7 @@ use crate::{
     bridge_link::Call,
     check::{self, Violations},
     keys,
-    record::{AgentRecord, EntityRecord, State},
+    record::{AgentRecord, EntityRecord, State, since},
 };
 
 /// Longest grace of a stop.
@@ -193,10 +193,11 @@ impl App {
             let Some(mut record) = tx.get::<EntityRecord>(key.clone()).await? else {
                 return Ok(asked);
             };
-            let newer = |known: &EntityProcess| since(known) > since(&kept);
-            if record.process.as_ref().is_none_or(|known| *known != kept && !newer(known)) {
+            let known = record.process.as_ref();
+            if known != Some(&kept) && since(known) <= since(Some(&kept)) {
                 // As in a sync, nobody's edit is refused for what a process does.
                 record.process = Some(kept.clone());
+                record.answer_time = now_millis();
                 tx.put(key.clone(), &record);
             }
             if tx.commit().await? {
@@ -204,10 +205,6 @@ impl App {
             }
         }
     }
-}
-
-fn since(process: &EntityProcess) -> u64 {
-    process.since.as_ref().map_or(0, from_timestamp)
 }
 
 /// Only an entity that is there has a process.

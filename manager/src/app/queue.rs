@@ -10,6 +10,7 @@ use goperation::{
 
 use super::App;
 use crate::{
+    check,
     filter::{Cell, Field, Filter, Kind, Row},
     keys,
     page::Ask,
@@ -69,8 +70,8 @@ impl App {
     }
 
     pub(crate) async fn index_queues(&self, q: IndexQueuesRequest) -> Result<IndexQueuesResponse> {
-        let ask = Ask::new(q.page_size, &q.page_token, &["queues", &q.filter])?;
-        let filter = Filter::parse(&q.filter, FIELDS)?;
+        let ask = Ask::new(q.page_size, &q.page_token, &["queues", &q.filter]);
+        let (ask, filter) = check::both(ask, Filter::parse(&q.filter, FIELDS))?;
         let names = self.queue_names().await?;
         if filter.uses("depth") || filter.uses("consumers") {
             let queues = self.ask_queues(names).await?;

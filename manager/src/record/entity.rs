@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use goperation::{
-    to_timestamp,
+    from_timestamp, to_timestamp,
     v1::{Entity, EntityProcess, EntityState, Port, Protocol},
 };
 
@@ -151,4 +151,9 @@ impl EntityRecord {
             process: self.process.clone(),
         }
     }
+}
+
+/// When a process came to its state, by its agent's clock; 0 of none.
+pub(crate) fn since(process: Option<&EntityProcess>) -> u64 {
+    process.and_then(|process| process.since.as_ref()).map_or(0, from_timestamp)
 }

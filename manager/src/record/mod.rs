@@ -13,7 +13,7 @@ mod report;
 
 pub(crate) use agent::{AgentRecord, int};
 pub(crate) use cache::{CacheMark, CacheRecord, CacheTotals};
-pub(crate) use entity::{EntityRecord, PortRecord, State};
+pub(crate) use entity::{EntityRecord, PortRecord, State, since};
 pub(crate) use idempotency::KeyRecord;
 pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};
 pub(crate) use report::{ReportRecord, ReportSpan};

@@ -214,6 +214,32 @@ async fn a_repeat_waits_only_for_its_own_time() {
 }
 
 #[tokio::test]
+async fn a_repeat_without_any_time_ends_nothing() {
+    let manager = Manager::with(|config| config.call_timeout = Duration::from_millis(200)).await;
+    fleet(&manager).await;
+    let agents = Agents::on(&manager);
+    let all = agents.clone();
+    manager.fake.answer_later(move |call| {
+        // As the bridge does.
+        if call.timeout.is_none_or(|timeout| timeout == prost_types::Duration::default()) {
+            return async { Err(Error::invalid("timeout", "must be above 0")) }.boxed();
+        }
+        all.run(&call).unwrap();
+        std::future::pending().boxed()
+    });
+    assert_eq!(create(&manager, keyed("k")).await.unwrap_err().reason, Reason::OutcomeUnknown);
+    for _ in 0..20 {
+        let mut hasty = tonic::Request::new(keyed("k"));
+        hasty.metadata_mut().insert("grpc-timeout", "1u".parse().unwrap());
+        answer(manager.entities().create_entity(hasty).await).unwrap_err();
+    }
+    // After all of them: they take turns.
+    assert_eq!(create(&manager, keyed("k")).await.unwrap_err().reason, Reason::OutcomeUnknown);
+    assert_eq!(manager.entity("db", 1).await.unwrap().state(), EntityState::Creating);
+    assert_eq!(agents.created().len(), 1);
+}
+
+#[tokio::test]
 async fn a_manager_that_dies_between_request_and_answer_creates_one() {
     let manager = Manager::start().await;
     let [a, b] = fleet(&manager).await;

@@ -45,6 +45,7 @@ pub(super) async fn run(
         return one(&client, output, entity, verb).await;
     }
     let mut failed = 0;
+    let mut unprinted = None;
     let work = entities.iter().map(|entity| {
         let client = &client;
         async move { (entity, one(client, output, entity, verb).await) }
@@ -53,14 +54,19 @@ pub(super) async fn run(
     while let Some((entity, result)) = results.next().await {
         match result {
             Ok(()) => {}
-            Err(error @ (Error::BrokenPipe | Error::Stdout(_))) => return Err(error),
+            // Nobody reads any more; the rest is wanted all the same.
+            Err(error @ (Error::BrokenPipe | Error::Stdout(_))) => unprinted = Some(error),
             Err(error) => {
                 error.report_of(entity);
                 failed += 1;
             }
         }
     }
-    if failed == 0 { Ok(()) } else { Err(Error::Some { failed, all: entities.len() }) }
+    match unprinted {
+        _ if failed > 0 => Err(Error::Some { failed, all: entities.len() }),
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 async fn one(client: &Client, output: Output, entity: &EntityRef, verb: Verb) -> Result<(), Error> {

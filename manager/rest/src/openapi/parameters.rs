@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::behavior::Behavior;
 use super::example;
-use super::schema::{Schemas, Way, answered, well_known};
+use super::schema::{Schemas, Way, well_known};
 use crate::rule::{Binding, Body};
 use crate::template::{Segment, Template, Variable};
 
@@ -213,7 +213,7 @@ fn taken(schema: &mut Value, key: &str) -> String {
 
 /// True if the answer of the binding has a version.
 pub(super) fn has_etag(binding: &Binding) -> bool {
-    answered(binding).is_some_and(|message| message.get_field_by_name("etag").is_some())
+    binding.answered().is_some_and(|message| message.get_field_by_name("etag").is_some())
 }
 
 /// True if the request can name the version that it is for.
@@ -231,7 +231,7 @@ fn takes_etag(binding: &Binding) -> bool {
 
 fn headers(binding: &Binding) -> Vec<Value> {
     let mut names = vec!["GrpcTimeout"];
-    if binding.verb == Method::GET && has_etag(binding) {
+    if binding.can_be_unchanged() {
         names.push("IfNoneMatch");
     }
     if binding.verb != Method::GET && binding.verb != Method::POST && takes_etag(binding) {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::behavior::Behavior;
 use super::comments::{Comments, summary};
 use super::parameters::{self, Path};
-use super::schema::{Schemas, Way, answered, in_path};
+use super::schema::{Schemas, Way, in_path};
 use super::{errors, example};
 use crate::rule::{Binding, Body};
 
@@ -96,7 +96,7 @@ fn responses(binding: &Binding, comments: &Comments, schemas: &mut Schemas<'_>) 
         unary(binding, comments, schemas)
     };
     responses.insert("200".to_owned(), answer);
-    if binding.verb == http::Method::GET && parameters::has_etag(binding) {
+    if binding.can_be_unchanged() {
         let headers = json!({"ETag": {"$ref": "#/components/headers/ETag"}});
         let unchanged = json!({"description": "The caller has this version.", "headers": headers});
         responses.insert("304".to_owned(), unchanged);
@@ -115,7 +115,7 @@ fn unary(binding: &Binding, comments: &Comments, schemas: &mut Schemas<'_>) -> V
         None => comments.message(&output),
     };
     let mut content = json!({"schema": schema});
-    if let Some(message) = answered(binding) {
+    if let Some(message) = binding.answered() {
         content["example"] = example::answer(&message);
     }
     let text = if text.is_empty() { "The answer." } else { text };

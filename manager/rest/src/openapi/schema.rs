@@ -192,15 +192,6 @@ pub(super) fn in_path(binding: &Binding) -> Vec<String> {
     alone.filter_map(|variable| variable.field.first().cloned()).collect()
 }
 
-/// The message that answers a call: the `response_body`, or the whole response.
-pub(super) fn answered(binding: &Binding) -> Option<MessageDescriptor> {
-    match &binding.response_body {
-        Some(field) if field.is_list() || field.is_map() => None,
-        Some(field) => field.kind().as_message().cloned(),
-        None => Some(binding.method.output()),
-    }
-}
-
 fn reach(message: &MessageDescriptor, found: &mut HashSet<String>) {
     if well_known(message.full_name()).is_some() || !found.insert(message.full_name().to_owned()) {
         return;
