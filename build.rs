@@ -2,7 +2,7 @@
 
 use std::{env, error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "goperation/v1/agent.proto",
     "goperation/v1/bridge.proto",
     "goperation/v1/cache.proto",
@@ -10,6 +10,7 @@ const FILES: [&str; 8] = [
     "goperation/v1/entity.proto",
     "goperation/v1/port.proto",
     "goperation/v1/process.proto",
+    "goperation/v1/request.proto",
     // So that reflection can tell clients what is in the details of an error.
     "google/rpc/error_details.proto",
 ];

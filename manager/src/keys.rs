@@ -59,6 +59,55 @@ pub(crate) fn idempotency_time(time: u64, name: &str) -> Key {
     key(&[IDEMPOTENCY_BY_TIME, &time.to_be_bytes(), b"/", name.as_bytes()])
 }
 
+/// Records of requests.
+pub(crate) const REQUESTS: &[u8] = b"m/request/";
+/// Requests by when they were asked for.
+pub(crate) const REQUESTS_BY_TIME: &[u8] = b"m/request-time/";
+/// Requests that have not ended.
+pub(crate) const REQUESTS_OPEN: &[u8] = b"m/request-open/";
+/// Requests by when their rows are dropped.
+pub(crate) const REQUESTS_BY_EXPIRY: &[u8] = b"m/request-expiry/";
+
+/// The record of a request.
+pub(crate) fn request(id: &str) -> Key {
+    key(&[REQUESTS, id.as_bytes()])
+}
+
+/// When a request was asked for.
+pub(crate) fn request_time(time: u64, id: &str) -> Key {
+    key(&[REQUESTS_BY_TIME, &time.to_be_bytes(), b"/", id.as_bytes()])
+}
+
+/// That a request has not ended.
+pub(crate) fn request_open(id: &str) -> Key {
+    key(&[REQUESTS_OPEN, id.as_bytes()])
+}
+
+/// When the rows of a request are dropped.
+pub(crate) fn request_expiry(time: u64, id: &str) -> Key {
+    key(&[REQUESTS_BY_EXPIRY, &time.to_be_bytes(), b"/", id.as_bytes()])
+}
+
+/// Rows of a request.
+pub(crate) fn rows_of(id: &str) -> Key {
+    key(&[b"m/request-row/", id.as_bytes(), b"/"])
+}
+
+/// The row of an agent in a request.
+pub(crate) fn row(id: &str, agent: u32) -> Key {
+    key(&[&rows_of(id), &agent.to_be_bytes()])
+}
+
+/// Events of a request.
+pub(crate) fn events_of(id: &str) -> Key {
+    key(&[b"m/request-event/", id.as_bytes(), b"/"])
+}
+
+/// An event of a request by its number.
+pub(crate) fn event(id: &str, number: u64) -> Key {
+    key(&[&events_of(id), &number.to_be_bytes()])
+}
+
 /// The record of an agent.
 pub(crate) fn agent(id: u32) -> Key {
     key(&[AGENTS, &id.to_be_bytes()])

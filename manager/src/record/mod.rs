@@ -10,6 +10,7 @@ mod entity;
 mod idempotency;
 mod job;
 mod report;
+mod request;
 
 pub(crate) use agent::{AgentRecord, int};
 pub(crate) use cache::{CacheMark, CacheRecord, CacheTotals};
@@ -17,3 +18,4 @@ pub(crate) use entity::{EntityRecord, PortRecord, State, since};
 pub(crate) use idempotency::KeyRecord;
 pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};
 pub(crate) use report::{ReportRecord, ReportSpan};
+pub(crate) use request::{EventRecord, RequestRecord, RowRecord};
