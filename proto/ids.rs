@@ -15,6 +15,12 @@ impl MessageId {
         Self(uuid::Uuid::now_v7().simple().to_string())
     }
 
+    /// The id that a digest gives: a UUID of version 8, always the same for the same digest.
+    #[must_use]
+    pub fn from_digest(digest: [u8; 16]) -> Self {
+        Self(uuid::Builder::from_custom_bytes(digest).into_uuid().hyphenated().to_string())
+    }
+
     /// The id that a client gave, or a new one when it gave none.
     ///
     /// # Errors

@@ -26,15 +26,19 @@ impl Ranges {
             };
             parts.push((a.min(b), a.max(b)));
         }
+        Ok(Self::merged(parts))
+    }
+
+    fn merged(mut parts: Vec<(u32, u32)>) -> Self {
         parts.sort_unstable();
-        let mut ranges: Vec<(u32, u32)> = Vec::with_capacity(parts.len());
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
         for (a, b) in parts {
             match ranges.last_mut() {
                 Some(last) if a <= last.1.saturating_add(1) => last.1 = last.1.max(b),
                 _ => ranges.push((a, b)),
             }
         }
-        Ok(Self(ranges))
+        Self(ranges)
     }
 
     /// Whether the set has the number.
@@ -48,6 +52,13 @@ impl Ranges {
     #[must_use]
     pub fn as_slice(&self) -> &[(u32, u32)] {
         &self.0
+    }
+}
+
+impl FromIterator<u32> for Ranges {
+    /// The set of these numbers; 0 is left out.
+    fn from_iter<I: IntoIterator<Item = u32>>(numbers: I) -> Self {
+        Self::merged(numbers.into_iter().filter(|&n| n > 0).map(|n| (n, n)).collect())
     }
 }
 
@@ -72,6 +83,14 @@ mod tests {
         for (n, inside) in [(1, true), (4, true), (5, false), (7, true), (12, true), (13, false)] {
             assert_eq!(set.contains(n), inside, "{n}");
         }
+    }
+
+    #[test]
+    fn is_made_of_numbers() {
+        let set: Ranges = [9, 3, 2, 0, 1, 3, u32::MAX, u32::MAX - 1].into_iter().collect();
+        assert_eq!(set.to_string(), "1-3,9,4294967294-4294967295");
+        assert_eq!(Ranges::parse("agents", &set.to_string()), Ok(set));
+        assert_eq!(std::iter::empty::<u32>().collect::<Ranges>(), Ranges::default());
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
     journal::Journal,
     manager::ManagerLink,
     methods,
+    outbox::Outbox,
     process::{KILL, Processes},
     removals::Removals,
     waiters::Waiters,
@@ -32,6 +33,8 @@ pub(crate) struct Agent {
     pub(crate) address: Address,
     pub(crate) core: Arc<Core>,
     pub(crate) journal: Journal,
+    /// Answers to requests that the manager does not have yet.
+    pub(crate) outbox: Outbox,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) processes: Arc<Processes>,
     pub(crate) transport: Arc<dyn Transport>,

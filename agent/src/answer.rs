@@ -1,16 +1,22 @@
-//! What goes back to the broker: replies, messages sent again later, and dead letters.
+//! What goes back to the broker: replies, messages sent again later, and dead letters. What
+//! belongs to a request is answered to the manager instead, whatever becomes of it.
 //!
-//! Invariant: a delivery is acknowledged only after what replaces it is confirmed. When that fails
-//! it is given back a little later, so that the broker delivers it again.
+//! Invariant: a delivery is acknowledged only after what replaces it is confirmed, or on disk. When
+//! that fails it is given back a little later, so that the broker delivers it again.
 
 use std::time::Duration;
 
 use goperation::{Error, JsonObject, Reason};
 use goperation_bridge::{Body, Delivery, Kind, Message, PublishError, QueueName, Route};
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
-use crate::{agent::Agent, gate, journal::Outcome, waiters::Waiter};
+use crate::{
+    agent::Agent,
+    gate,
+    journal::{Entry, Outcome, Received},
+    waiters::Waiter,
+};
 
 /// When a caller of a busy agent is told to try again.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
@@ -45,7 +51,8 @@ impl Agent {
         }
     }
 
-    /// Ends a delivery that is not run: a CALL is answered, a CAST goes to the dead letters.
+    /// Ends a delivery that is not run: a CALL is answered, a request too, and any other CAST goes
+    /// to the dead letters.
     pub(crate) async fn refuse(&self, delivery: Delivery, error: Error) {
         debug!(message_id = %delivery.message.id, reason = %error.reason, "message refused");
         if error.reason != Reason::AgentBusy {
@@ -56,10 +63,30 @@ impl Agent {
             self.reply(&delivery.message, waiters, &Err(error)).await;
             return delivery.ack.ack().await;
         }
+        if delivery.message.request.is_some() {
+            return self.refuse_request(delivery, &error).await;
+        }
         if self.bury(&delivery.message, error.reason).await {
             delivery.ack.ack().await;
         } else {
             self.give_back(delivery).await;
+        }
+    }
+
+    /// The refusal is the answer, also for whoever sends the message once more.
+    async fn refuse_request(&self, delivery: Delivery, error: &Error) {
+        let (message, now) = (&delivery.message, self.core.manager_now());
+        let refused = self.journal.refuse(message, now, error, self.manager.agent_id()).await;
+        match refused {
+            Ok(Received::New(_)) => {
+                self.outbox.answered(&message.id);
+                delivery.ack.ack().await;
+            }
+            Ok(Received::Known(entry)) => self.answer_again(delivery, Vec::new(), &entry).await,
+            Err(error) => {
+                error!(%error, "a refusal was not journaled");
+                self.core.failed().cancel();
+            }
         }
     }
 
@@ -113,14 +140,22 @@ impl Agent {
         }
     }
 
-    /// Answers a message that has its outcome in the journal.
+    /// Answers a message that the journal knows, when it has its outcome: those who wait for it,
+    /// and the manager if it is of a request.
     pub(crate) async fn answer_again(
         &self,
         delivery: Delivery,
         waiters: Vec<Waiter>,
-        outcome: &Outcome,
+        entry: &Entry,
     ) {
-        self.reply(&delivery.message, waiters, outcome).await;
+        let message = &delivery.message;
+        if let Some(outcome) = entry.outcome() {
+            self.reply(message, waiters, &outcome).await;
+        }
+        if let Err(error) = self.send_answer_again(&message.id, entry).await {
+            error!(%error, "an answer was not put into the outbox");
+            return self.core.failed().cancel();
+        }
         delivery.ack.ack().await;
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesOrdered};
-use goperation::{AgentStatus, Error, Reason, Result};
+use goperation::{AgentStatus, Error, Reason, Result, v1::ResponseState};
 use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Subscription};
 use tokio::{
     sync::watch,
@@ -23,10 +23,12 @@ use tracing::error;
 use crate::{
     agent::Agent,
     answer::{entity_of, over_finish_time},
+    each,
     gate::{self, MethodClass, Verdict},
     job::Job,
     journal::{Phase, Received},
     methods::Method,
+    order::{OrderKey, Orders},
     state::Pause,
     waiters::Waiter,
 };
@@ -37,8 +39,6 @@ const MAX_ARRIVING: usize = 4096;
 /// Answers and resends that are on their way, at most.
 const MAX_ERRANDS: usize = 8192;
 
-/// Orders what is done with one entity.
-pub(crate) type OrderKey = (String, u32);
 type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>)> + Send>>;
 
 /// What is done in the order of its entity.
@@ -57,9 +57,11 @@ pub(crate) struct Dispatcher {
     /// Waiting for the second look of the gate; all wait equally long, so the first is due first.
     held: VecDeque<(Instant, Delivery)>,
     arriving: FuturesOrdered<Arriving>,
-    /// Work waiting for what is before it on the same entity. A key is there while one runs.
-    orders: HashMap<OrderKey, VecDeque<Work>>,
-    jobs: JoinSet<Option<OrderKey>>,
+    orders: Orders,
+    /// Work waiting for what is before it on the same entities, by its ticket.
+    waiting: HashMap<u64, (Work, Vec<OrderKey>)>,
+    tickets: u64,
+    jobs: JoinSet<Vec<OrderKey>>,
     /// Answers and resends that are on their way.
     errands: JoinSet<()>,
     /// Whether this dispatcher made the agent SOFTBUSY.
@@ -73,7 +75,9 @@ impl Dispatcher {
             arrival: goperation::now_millis() << 16,
             held: VecDeque::new(),
             arriving: FuturesOrdered::new(),
-            orders: HashMap::new(),
+            orders: Orders::default(),
+            waiting: HashMap::new(),
+            tickets: 0,
             jobs: JoinSet::new(),
             errands: JoinSet::new(),
             bounded: false,
@@ -111,7 +115,7 @@ impl Dispatcher {
                     self.second_look().await;
                 }
                 keys = agent.removals.next() => for key in keys {
-                    self.enqueue_as(Work::Remove(key.clone()), Some(key));
+                    self.enqueue_as(Work::Remove(key.clone()), vec![key]);
                 },
                 delivery = subscription.deliveries.recv(), if room => match delivery {
                     Some(delivery) => self.admit(delivery).await,
@@ -170,10 +174,10 @@ impl Dispatcher {
         let agent = Arc::clone(&self.agent);
         self.errands.spawn(async move {
             let known = agent.journal.get(&delivery.message.id).await;
-            match known.ok().flatten().and_then(|entry| entry.outcome()) {
-                Some(outcome) => {
+            match known.ok().flatten().filter(|entry| entry.phase() == Phase::Done) {
+                Some(entry) => {
                     let waiters = Waiter::of(&delivery.message).into_iter().collect();
-                    agent.answer_again(delivery, waiters, &outcome).await;
+                    agent.answer_again(delivery, waiters, &entry).await;
                 }
                 None => agent.refuse(delivery, error).await,
             }
@@ -205,19 +209,16 @@ impl Dispatcher {
             self.bound_reached();
             return self.resend(delivery);
         }
-        let key = self.order_key(message);
-        let full = self.orders.len() >= self.agent.config.max_entity_locks;
-        if let Some((endpoint, entity)) = &key
-            && full
-            && !self.orders.contains_key(&(endpoint.clone(), *entity))
-        {
+        let keys = self.order_keys(message);
+        if !self.orders.has_room(&keys, self.agent.config.max_entity_locks) {
             return self.locked(delivery);
         }
         if !self.agent.waiters.enter(message) {
             self.errands.spawn(delivery.ack.ack());
             return;
         }
-        if read_only {
+        // A request has one answer of each agent, also when its message comes twice.
+        if read_only && message.request.is_none() {
             let message = delivery.message.clone();
             self.errands.spawn(delivery.ack.ack());
             return self.enqueue(Job { message, entry: None, shared });
@@ -254,22 +255,21 @@ impl Dispatcher {
             Ok(Received::New(entry)) => {
                 let message = delivery.message.clone();
                 self.errands.spawn(delivery.ack.ack());
+                self.agent.tell(&message, ResponseState::Accepted, "");
                 let shared = entry.is_shared();
                 self.enqueue(Job { message, entry: Some(entry), shared });
             }
-            Ok(Received::Known(entry)) => match (entry.phase(), entry.outcome()) {
-                (Phase::Done, Some(outcome)) => {
-                    let waiters = self.agent.waiters.leave(&delivery.message.id);
+            Ok(Received::Known(entry)) => {
+                let waiters = self.agent.waiters.leave(&delivery.message.id);
+                if entry.phase() == Phase::Done {
                     let agent = Arc::clone(&self.agent);
                     self.errands.spawn(async move {
-                        agent.answer_again(delivery, waiters, &outcome).await;
+                        agent.answer_again(delivery, waiters, &entry).await;
                     });
-                }
-                _ => {
-                    self.agent.waiters.leave(&delivery.message.id);
+                } else {
                     self.errands.spawn(delivery.ack.ack());
                 }
-            },
+            }
             Err(error) => {
                 error!(%error, "message was not journaled");
                 self.agent.core.failed().cancel();
@@ -277,54 +277,51 @@ impl Dispatcher {
         }
     }
 
-    /// Which entity a message is about: its jobs run one after the other.
-    fn order_key(&self, message: &Message) -> Option<OrderKey> {
-        let Body::Object(args) = &message.body else { return None };
-        let entity = entity_of(args)?;
+    /// Which entities a message is about: the jobs of each run one after the other.
+    fn order_keys(&self, message: &Message) -> Vec<OrderKey> {
         if self.agent.is_apart(message) {
-            return None;
+            return Vec::new();
         }
-        let endpoint = match class(message) {
-            MethodClass::Endpoint => message.namespace.clone(),
-            MethodClass::Manager => args.get("endpoint")?.as_str()?.to_ascii_lowercase(),
-        };
-        Some((endpoint, entity))
+        match class(message) {
+            MethodClass::Endpoint => each::keys(message),
+            MethodClass::Manager => reserved_for(message).into_iter().collect(),
+        }
     }
 
     fn enqueue(&mut self, job: Job) {
-        let key = self.order_key(&job.message);
-        self.enqueue_as(Work::Job(Box::new(job)), key);
+        let keys = self.order_keys(&job.message);
+        self.enqueue_as(Work::Job(Box::new(job)), keys);
     }
 
-    fn enqueue_as(&mut self, work: Work, key: Option<OrderKey>) {
-        let Some(key) = key else { return self.start(work, None) };
-        match self.orders.get_mut(&key) {
-            Some(waiting) => waiting.push_back(work),
-            None => {
-                self.orders.insert(key.clone(), VecDeque::new());
-                self.start(work, Some(key));
-            }
+    fn enqueue_as(&mut self, work: Work, keys: Vec<OrderKey>) {
+        self.tickets += 1;
+        if self.orders.enter(self.tickets, &keys) {
+            self.start(work, keys);
+        } else {
+            self.waiting.insert(self.tickets, (work, keys));
         }
     }
 
-    fn start(&mut self, work: Work, key: Option<OrderKey>) {
+    fn start(&mut self, work: Work, keys: Vec<OrderKey>) {
         let agent = Arc::clone(&self.agent);
         self.jobs.spawn(async move {
             match work {
                 Work::Job(job) => agent.run_job(*job).await,
                 Work::Remove(key) => agent.remove(&key).await,
             }
-            key
+            keys
         });
     }
 
-    fn ended(&mut self, ended: std::result::Result<Option<OrderKey>, tokio::task::JoinError>) {
+    fn ended(&mut self, ended: std::result::Result<Vec<OrderKey>, tokio::task::JoinError>) {
         match ended {
-            Ok(Some(key)) => match self.orders.get_mut(&key).and_then(VecDeque::pop_front) {
-                Some(next) => self.start(next, Some(key)),
-                None => drop(self.orders.remove(&key)),
-            },
-            Ok(None) => {}
+            Ok(keys) => {
+                for ticket in self.orders.leave(&keys) {
+                    if let Some((work, keys)) = self.waiting.remove(&ticket) {
+                        self.start(work, keys);
+                    }
+                }
+            }
             // A job that panicked has left its message open: only a new start settles it.
             Err(error) => {
                 error!(%error, "a job ended without an answer");
@@ -379,7 +376,7 @@ impl Dispatcher {
     /// Lets running jobs end, for as long as is configured; what has not ended then is interrupted.
     async fn drain(mut self) {
         self.held.clear();
-        self.orders.clear();
+        self.waiting.clear();
         let deadline = Instant::now() + self.agent.config.drain;
         while !(self.jobs.is_empty() && self.errands.is_empty()) {
             tokio::select! {
@@ -401,6 +398,13 @@ fn verdict(status: AgentStatus, message: &Message) -> Verdict {
         return Verdict::Run;
     }
     gate::gate(status, class)
+}
+
+/// The entity whose ports one of the agent's own methods is about.
+fn reserved_for(message: &Message) -> Option<OrderKey> {
+    let Body::Object(args) = &message.body else { return None };
+    let entity = entity_of(args)?;
+    Some((args.get("endpoint")?.as_str()?.to_ascii_lowercase(), entity))
 }
 
 /// Whose method it is.

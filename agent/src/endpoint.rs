@@ -7,8 +7,13 @@ mod group;
 mod home;
 mod orphan;
 mod script;
+mod stub;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use goperation::{Error, Reason, Result, v1};
 
@@ -19,6 +24,7 @@ use crate::{
 
 pub use orphan::{RunRecord, group_alive, kill_orphan, kill_orphans_of};
 pub use script::{Invocation, Running, Subject};
+pub use stub::Stub;
 
 pub(crate) use group::{Group, base_environment};
 pub(crate) use orphan::{MESSAGE_ID, leader_for, leader_runs};
@@ -38,9 +44,9 @@ const VERBS: [(&str, &str); 4] = [
     ("kill_entity", "kill"),
 ];
 
-/// What an agent can run.
+/// What an agent can run, and what runs it when its programs do not.
 #[derive(Debug)]
-pub struct Endpoints(BTreeMap<String, Endpoint>);
+pub struct Endpoints(BTreeMap<String, Endpoint>, Option<Arc<dyn Stub>>);
 
 /// One endpoint.
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub struct Endpoint {
     config: EndpointConfig,
     /// Folder of all endpoints.
     work_dir: PathBuf,
+    /// Folder in which methods that run say how far they are.
+    progress_dir: PathBuf,
     process: Option<Arc<ProcessConfig>>,
 }
 
@@ -60,10 +68,22 @@ impl Endpoints {
             let name = name.as_str().to_owned();
             let config_of = endpoint.clone();
             let work_dir = config.work_dir.clone();
+            let progress_dir = config.data_dir.join("progress");
             let process = endpoint.process.clone().map(Arc::new);
-            (name.clone(), Endpoint { name, config: config_of, work_dir, process })
+            (name.clone(), Endpoint { name, config: config_of, work_dir, progress_dir, process })
         };
-        Self(config.endpoints.iter().map(endpoint).collect())
+        Self(config.endpoints.iter().map(endpoint).collect(), None)
+    }
+
+    /// The same, run by a stub.
+    #[must_use]
+    pub fn run_by(self, stub: Arc<dyn Stub>) -> Self {
+        Self(self.0, Some(stub))
+    }
+
+    /// What runs their methods in place of programs; none in real life.
+    pub(crate) fn stub(&self) -> Option<&Arc<dyn Stub>> {
+        self.1.as_ref()
     }
 
     /// The endpoint of a namespace.
@@ -177,6 +197,10 @@ impl Endpoint {
             methods.sort_by(|a, b| a.name.cmp(&b.name));
         }
         methods
+    }
+
+    fn progress_folder(&self) -> &Path {
+        &self.progress_dir
     }
 
     /// Settings of its programs' environment.

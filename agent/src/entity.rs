@@ -3,16 +3,19 @@
 //! Invariant: an entity is on disk before its create method runs, so its ports are never lost; a
 //! creation that failed leaves nothing, one that was interrupted stays as FAILED.
 
-use goperation::{EndpointName, Error, JsonObject, MessageId, Reason, Result};
+use std::{convert::Infallible, future::pending, time::Duration};
+
+use goperation::{EndpointName, Error, JsonObject, MessageId, Reason, Result, v1::ResponseState};
 use goperation_bridge::{Body, Message};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use crate::{
     agent::Agent,
     answer::entity_of,
-    endpoint::{Invocation, Subject},
+    endpoint::{Endpoint, Invocation, Subject},
     job::interrupted,
     journal::Outcome,
     lock::Operation,
@@ -31,6 +34,9 @@ pub(crate) const CREATE: &str = "create_entity";
 pub(crate) const DELETE: &str = "delete_entity";
 /// Method that asks for an entity's status, in the endpoint's namespace.
 pub(crate) const STATUS: &str = "status_entity";
+
+/// How often the manager is told of the progress of a method, at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -237,13 +243,41 @@ impl Agent {
             }),
             None => None,
         };
+        let (told, news) = watch::channel(String::new());
         let invocation = Invocation {
             method: method.to_owned(),
             message_id: message.id.clone(),
             subject,
             args: args.clone(),
+            progress: message.request.is_some().then_some(told),
         };
-        endpoint.start(invocation).await?.wait().await.map(Some)
+        tokio::select! {
+            biased;
+            result = self.run_invocation(endpoint, invocation) => result.map(Some),
+            never = self.tell_progress(message, news) => match never {},
+        }
+    }
+
+    async fn run_invocation(&self, endpoint: &Endpoint, invocation: Invocation) -> Outcome {
+        if let Some(stub) = self.endpoints.stub() {
+            let agent = self.manager.agent_id().unwrap_or(0);
+            return stub.run(agent, endpoint.name(), invocation).await;
+        }
+        endpoint.start(invocation).await?.wait().await
+    }
+
+    /// Tells the manager what a running method says of its progress, not all the time.
+    async fn tell_progress(
+        &self,
+        message: &Message,
+        mut news: watch::Receiver<String>,
+    ) -> Infallible {
+        while news.changed().await.is_ok() {
+            let text = news.borrow_and_update().clone();
+            self.tell(message, ResponseState::Running, &text);
+            sleep(TELL_EVERY).await;
+        }
+        pending().await
     }
 
     /// Answers when what it rests on is durable: `status_entity` is not journaled.

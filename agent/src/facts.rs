@@ -9,6 +9,7 @@
 mod host;
 mod network;
 mod rates;
+mod shared;
 mod snapshot;
 mod sock_diag;
 
@@ -30,6 +31,8 @@ use tracing::{debug, warn};
 use self::rates::Meter;
 use crate::Config;
 
+pub use self::shared::SharedFacts;
+
 /// How long a reading may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the rates of the first snapshot are measured over.
@@ -48,6 +51,8 @@ pub(crate) struct Facts {
     patience: Duration,
     /// Held by the thread that reads.
     meter: Arc<Mutex<Meter>>,
+    /// What reads in its place, for many agents of one process.
+    shared: Option<Arc<SharedFacts>>,
 }
 
 impl Facts {
@@ -58,11 +63,31 @@ impl Facts {
             ("zone".to_owned(), "all".to_owned()),
         ]);
         said.extend(config.metadata.clone());
-        Self { work_dir: config.work_dir.clone(), said, patience: PATIENCE, meter: Arc::default() }
+        Self { said, ..Self::of_host(config.work_dir.clone()) }
+    }
+
+    /// The same, as read for all agents of the process.
+    pub(crate) fn shared(config: &Config, shared: Arc<SharedFacts>) -> Self {
+        Self { shared: Some(shared), ..Self::new(config) }
+    }
+
+    /// Of this host, of which nothing is said beside.
+    fn of_host(work_dir: PathBuf) -> Self {
+        let (said, meter) = (BTreeMap::new(), Arc::default());
+        Self { work_dir, said, patience: PATIENCE, meter, shared: None }
     }
 
     /// What the host is; none when that took too long.
     pub(crate) async fn facts(&self) -> Option<AgentFacts> {
+        if let Some(shared) = &self.shared {
+            let mut facts = shared.facts().await?;
+            facts.metadata.extend(self.said.clone());
+            return Some(facts);
+        }
+        self.read_facts().await
+    }
+
+    async fn read_facts(&self) -> Option<AgentFacts> {
         let (work_dir, said) = (self.work_dir.clone(), self.said.clone());
         self.read(move |_| host::facts(&work_dir, said)).await
     }
@@ -70,6 +95,13 @@ impl Facts {
     /// What the host does now; none when that took too long. Rates are since the snapshot before; of
     /// the first, since a reading just before it: a host must not look idle because its agent is new.
     pub(crate) async fn snapshot(&self) -> Option<AgentSnapshot> {
+        if let Some(shared) = &self.shared {
+            return shared.snapshot().await;
+        }
+        self.read_snapshot().await
+    }
+
+    async fn read_snapshot(&self) -> Option<AgentSnapshot> {
         if self.read(|meter| meter.is_new().then(|| snapshot::begin(meter))).await?.is_some() {
             sleep(FIRST).await;
         }
@@ -121,7 +153,7 @@ mod tests {
     fn reader(work_dir: &Path) -> Facts {
         let said = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let patience = Duration::from_secs(60);
-        Facts { work_dir: work_dir.to_owned(), said, patience, meter: Arc::default() }
+        Facts { said, patience, ..Facts::of_host(work_dir.to_owned()) }
     }
 
     #[test]

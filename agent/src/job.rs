@@ -4,7 +4,7 @@
 //! methods do needs neither. A message whose turn comes too late is not started, and one that
 //! waits for its turn is not started yet.
 
-use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result};
+use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result, v1::ResponseState};
 use goperation_bridge::{Body, Kind, Message};
 use tokio::time::{Duration, sleep};
 use tracing::{Instrument as _, debug, error, info_span, warn};
@@ -128,8 +128,11 @@ impl Agent {
                 return;
             }
             Start::Never(error) => {
+                if let Some(entry) = &mut entry {
+                    entry.refuse();
+                }
                 // Nobody waits for a CAST: the dead letters say why it was not started.
-                if message.kind != Kind::Call {
+                if message.kind != Kind::Call && message.request.is_none() {
                     self.bury(&message, error.reason).await;
                 }
                 Err(error)
@@ -140,7 +143,7 @@ impl Agent {
             },
         };
         if let Some(entry) = &mut entry
-            && let Err(error) = self.journal.done(&message.id, entry, &outcome).await
+            && let Err(error) = self.end_job(&message, entry, &outcome).await
         {
             error!(%error, "outcome was not journaled");
             self.core.failed().cancel();
@@ -166,10 +169,20 @@ impl Agent {
             return Ended::Outcome(Err(error));
         }
         self.counters.started();
+        self.tell(message, ResponseState::Running, "");
         if message.namespace == MANAGER_NAMESPACE {
             return self.run_manager_method(message, args).await;
         }
-        Ended::Outcome(self.run_endpoint_method(message, args).await)
+        Ended::Outcome(self.run_in_endpoint(message, args).await)
+    }
+
+    /// Makes the outcome of a message durable, and its answer if it is of a request.
+    async fn end_job(&self, message: &Message, entry: &mut Entry, outcome: &Outcome) -> Result<()> {
+        self.journal.done(&message.id, entry, outcome, self.manager.agent_id()).await?;
+        if message.request.is_some() {
+            self.outbox.answered(&message.id);
+        }
+        Ok(())
     }
 
     /// Waits until the status lets the method start: it may have changed since the gate.
@@ -220,7 +233,7 @@ impl Agent {
             if entry.phase() == Phase::Started {
                 kill_orphans_of(&job.message.id).await;
                 if let Some(outcome) = self.settle_interrupted(&job.message).await? {
-                    self.journal.done(&job.message.id, entry, &outcome).await?;
+                    self.end_job(&job.message, entry, &outcome).await?;
                     let waiter = crate::waiters::Waiter::of(&job.message);
                     self.reply(&job.message, waiter.into_iter().collect(), &outcome).await;
                     continue;
@@ -243,7 +256,7 @@ impl Agent {
             && message.method == KILL
             && let Body::Object(args) = &message.body
         {
-            return Ok(Some(self.run_endpoint_method(message, args).await));
+            return Ok(Some(self.run_in_endpoint(message, args).await));
         }
         if idempotent {
             return Ok(None);

@@ -2,14 +2,17 @@
 //!
 //! Invariant: a message is acknowledged to the broker only after *received* is durable, its method
 //! starts only after *started* is, and its answer goes out only after *done* is. So an effect
-//! happens at most once per id, and a repeat gets the stored answer.
+//! happens at most once per id, and a repeat gets the stored answer. What answers a request is in
+//! the outbox from the transaction on that makes it *done*.
 
 use std::{sync::Arc, time::Duration};
 
-use goperation::{Error, JsonObject, MessageId, Reason, Result};
+use goperation::{Error, JsonObject, MessageId, Reason, Result, now_millis};
 use goperation_bridge::{Body, Kind, Message};
 use goperation_store::{Outcome as Committed, Scan, Store, Txn};
 use prost::Message as _;
+
+use crate::outbox;
 
 /// How long an id is kept beyond its finish time.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
@@ -78,11 +81,26 @@ pub(crate) struct Entry {
     /// Whether any one agent of the type may run it: it must be claimed first.
     #[prost(bool, tag = "17")]
     shared: bool,
+    /// Request that it belongs to.
+    #[prost(string, optional, tag = "18")]
+    request: Option<String>,
+    /// When it began, in milliseconds since 1970 by this host's clock; 0 until then.
+    #[prost(uint64, tag = "19")]
+    start_time: u64,
+    /// When it ended, by the same clock; 0 until then.
+    #[prost(uint64, tag = "20")]
+    end_time: u64,
+    /// It was not started, and it will not be: its failure says why.
+    #[prost(bool, tag = "21")]
+    refused: bool,
 }
 
 impl Entry {
     fn received(message: &Message, shared: bool, now: u64, arrival: u64) -> Self {
-        let Body::Object(args) = &message.body else { return Self::default() };
+        let args = match &message.body {
+            Body::Object(args) => serde_json::to_vec(args).unwrap_or_default(),
+            Body::Failure(_) => Vec::new(),
+        };
         let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
         Self {
             version: VERSION,
@@ -96,13 +114,57 @@ impl Entry {
             correlation: message.correlation.clone(),
             traceparent: message.traceparent.clone(),
             sent: message.sent,
-            args: serde_json::to_vec(args).unwrap_or_default(),
+            args,
             result: None,
             failure: None,
             keep_until: message.finish_time.unwrap_or(now).max(now).saturating_add(keep),
             arrival,
             shared,
+            request: message.request.clone(),
+            start_time: 0,
+            end_time: 0,
+            refused: false,
         }
+    }
+
+    /// It is not started, and it will not be; its outcome says why.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
+    }
+
+    /// It has that outcome from now on; the arguments are dropped.
+    fn end(&mut self, outcome: &Outcome) {
+        self.phase = 3;
+        self.end_time = now_millis();
+        self.args.clear();
+        match outcome {
+            Ok(result) => self.result = serde_json::to_vec(result).ok(),
+            Err(error) => self.failure = Some(error.encode()),
+        }
+    }
+
+    /// Request that it belongs to.
+    #[must_use]
+    pub(crate) fn of_request(&self) -> Option<&str> {
+        self.request.as_deref()
+    }
+
+    /// Its method.
+    #[must_use]
+    pub(crate) fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// Whether it was not started, and never will be.
+    #[must_use]
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// When it began and ended, in milliseconds since 1970 by this host's clock; 0 until then.
+    #[must_use]
+    pub(crate) fn times(&self) -> (u64, u64) {
+        (self.start_time, self.end_time)
     }
 
     /// Whether any one agent of the type may run it: it must be claimed first.
@@ -153,6 +215,7 @@ impl Entry {
             attempt: 0,
             reply_to: self.reply_to.clone(),
             correlation: self.correlation.clone(),
+            request: self.request.clone(),
             traceparent: self.traceparent.clone(),
             sent: self.sent,
             body: Body::Object(args),
@@ -187,6 +250,30 @@ fn unreadable(e: impl std::fmt::Display) -> Error {
     Error::new(Reason::Internal, format!("the journal cannot be read: {e}"))
 }
 
+/// Writes an entry, unless the journal knows its id.
+fn first(id: &MessageId, entry: &Entry) -> Txn {
+    let key = key(id);
+    Txn::new()
+        .absent(key.clone())
+        .put(key, entry.encode_to_vec())
+        .put(expiry_key(entry.keep_until, id.as_str()), Vec::new())
+}
+
+/// What became of [`first`].
+fn received(
+    committed: Result<Committed, goperation_store::Error>,
+    entry: Entry,
+) -> Result<Received> {
+    match committed.map_err(crate::error::store)? {
+        Committed::Applied => Ok(Received::New(Box::new(entry))),
+        Committed::Conflict { current, .. } => {
+            let bytes = current.unwrap_or_default();
+            let known = Entry::decode(bytes.as_slice()).map_err(unreadable)?;
+            Ok(Received::Known(Box::new(known)))
+        }
+    }
+}
+
 impl Journal {
     /// The journal in that store.
     #[must_use]
@@ -208,23 +295,27 @@ impl Journal {
     ) -> Result<impl Future<Output = Result<Received>> + Send + use<>> {
         let slot = self.store.reserve().await.map_err(crate::error::store)?;
         let entry = Entry::received(message, shared, now, arrival);
-        let key = key(&message.id);
-        let pending = slot.submit(
-            Txn::new()
-                .absent(key.clone())
-                .put(key, entry.encode_to_vec())
-                .put(expiry_key(entry.keep_until, message.id.as_str()), Vec::new()),
-        );
-        Ok(async move {
-            match pending.await.map_err(crate::error::store)? {
-                Committed::Applied => Ok(Received::New(Box::new(entry))),
-                Committed::Conflict { current, .. } => {
-                    let bytes = current.unwrap_or_default();
-                    let known = Entry::decode(bytes.as_slice()).map_err(unreadable)?;
-                    Ok(Received::Known(Box::new(known)))
-                }
-            }
-        })
+        let pending = slot.submit(first(&message.id, &entry));
+        Ok(async move { received(pending.await, entry) })
+    }
+
+    /// Ends a message of a request that is not run, with its answer: nothing is changed when the
+    /// journal knows it.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn refuse(
+        &self,
+        message: &Message,
+        now: u64,
+        error: &Error,
+        agent: Option<u32>,
+    ) -> Result<Received> {
+        let mut entry = Entry::received(message, false, now, 0);
+        entry.refuse();
+        entry.end(&Err(error.clone()));
+        let txn = outbox::put(first(&message.id, &entry), &message.id, &entry, agent);
+        received(self.store.commit(txn).await, entry)
     }
 
     /// The entry of an id.
@@ -242,10 +333,14 @@ impl Journal {
     /// `UNAVAILABLE` when the store is closed.
     pub(crate) async fn started(&self, id: &MessageId, entry: &mut Entry) -> Result<()> {
         entry.phase = 2;
-        self.put(id, entry).await
+        entry.start_time = now_millis();
+        let txn = Txn::new().put(key(id), entry.encode_to_vec());
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
     }
 
-    /// Makes the outcome durable; the arguments are dropped.
+    /// Makes the outcome durable, and with it the answer to the request of the message, if it has
+    /// one; the arguments are dropped.
     ///
     /// # Errors
     /// `UNAVAILABLE` when the store is closed.
@@ -254,14 +349,14 @@ impl Journal {
         id: &MessageId,
         entry: &mut Entry,
         outcome: &Outcome,
+        agent: Option<u32>,
     ) -> Result<()> {
-        entry.phase = 3;
-        entry.args.clear();
-        match outcome {
-            Ok(result) => entry.result = serde_json::to_vec(result).ok(),
-            Err(error) => entry.failure = Some(error.encode()),
-        }
-        self.put(id, entry).await
+        entry.end(outcome);
+        // Only the job of a message changes its entry, so there is nothing to race with.
+        let txn = Txn::new().put(key(id), entry.encode_to_vec());
+        let txn = outbox::put(txn, id, entry, agent);
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
     }
 
     /// Forgets a message that another agent runs.
@@ -271,13 +366,6 @@ impl Journal {
     pub(crate) async fn forget(&self, id: &MessageId, entry: &Entry) -> Result<()> {
         let expiry = expiry_key(entry.keep_until, id.as_str());
         let txn = Txn::new().delete(key(id)).delete(expiry);
-        self.store.commit(txn).await.map_err(crate::error::store)?;
-        Ok(())
-    }
-
-    /// Only the job of a message changes its entry, so there is nothing to race with.
-    async fn put(&self, id: &MessageId, entry: &Entry) -> Result<()> {
-        let txn = Txn::new().put(key(id), entry.encode_to_vec());
         self.store.commit(txn).await.map_err(crate::error::store)?;
         Ok(())
     }

@@ -3,7 +3,8 @@
 //!
 //! Where a message goes: `dispatch` (filters, gate, journal) → `job` (started, run, done, reply) →
 //! `methods` or `entity` → `endpoint` (the operator's programs). Where state changes:
-//! `operations` → `core` (store slot, lock, write) → `state`.
+//! `operations` → `core` (store slot, lock, write) → `state`. What answers a request goes through
+//! `outbox` to the manager.
 //!
 //! Invariant: nothing is answered that is not on disk, and no effect happens twice for one id.
 
@@ -20,6 +21,7 @@ mod answer;
 mod core;
 mod counters;
 mod dispatch;
+mod each;
 mod entity;
 mod error;
 mod facts;
@@ -29,6 +31,8 @@ mod life;
 mod manager;
 mod methods;
 mod operations;
+mod order;
+mod outbox;
 mod port_keeper;
 mod process;
 mod removals;
@@ -44,7 +48,8 @@ pub use adopt::{AdoptError, Adopted, adopt};
 pub use config::Config;
 pub use counters::Counts;
 pub use error::RunError;
+pub use facts::SharedFacts;
 pub use methods::Method;
 pub use port_keeper::PortKeeper;
-pub use start::{Exit, Handle, Parts, run, start};
+pub use start::{Exit, Handle, Parts, Shared, run, start, start_shared};
 pub use state::EntityKey;

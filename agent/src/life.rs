@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Exit, agent::Agent, config::ProcessConfig, dispatch::Dispatcher, error::RunError,
-    journal::SWEEP_BATCH, lock::Operation, ports::Reserved, process::cgroup, report,
+    journal::SWEEP_BATCH, lock::Operation, outbox, ports::Reserved, process::cgroup, report,
     state::EntityPhase,
 };
 
@@ -104,11 +104,17 @@ async fn live_on(
     // Set once: an agent lives once.
     let _ = agent.connected.set(subscription.connected.clone());
     agent.answer_upgrades().await.map_err(RunError::Start)?;
+    let unanswered = agent.outbox.load().await.map_err(RunError::Start)?;
+    if unanswered > 0 {
+        info!(unanswered, "answers to requests are to be sent still");
+    }
     let stop = CancellationToken::new();
     let dispatcher =
         tokio::spawn(Dispatcher::new(Arc::clone(agent)).run(jobs, subscription, stop.clone()));
     info!(agent = agent.manager.agent_id(), status = %agent.core.status(), "agent started");
     let reports = tokio::spawn(report::reports(Arc::clone(agent), stop.clone()));
+    let all_said = CancellationToken::new();
+    let outbox = tokio::spawn(outbox::send(Arc::clone(agent), all_said.clone()));
 
     let end = until_the_end(agent, &shutdown).await;
 
@@ -119,6 +125,11 @@ async fn live_on(
     }
     if let Err(error) = dispatcher.await {
         warn!(%error, "the dispatcher ended badly");
+    }
+    // What has ended until now may still be answered.
+    all_said.cancel();
+    if let Err(error) = outbox.await {
+        warn!(%error, "the outbox ended badly");
     }
     let goodbye = renewal(agent, true).await;
     if let Ok(goodbye) = goodbye
@@ -205,10 +216,13 @@ fn is_passing(error: &Error) -> bool {
 }
 
 /// Growing up to two seconds, jittered, so that a fleet does not come back in step.
-async fn back_off(attempt: u32) {
+pub(crate) fn back_off_step(attempt: u32) -> Duration {
     let step = Duration::from_millis(100).saturating_mul(1 << attempt.min(5)).min(MAX_BACKOFF);
-    let jittered = step.mul_f64(rand::rng().random_range(0.5..1.0));
-    sleep(jittered).await;
+    step.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+async fn back_off(attempt: u32) {
+    sleep(back_off_step(attempt)).await;
 }
 
 enum Synced {

@@ -1,4 +1,4 @@
-//! What the agent asks the manager by gRPC: register, renew, sync, report, claim.
+//! What the agent asks the manager by gRPC: register, renew, sync, report, claim, respond.
 //!
 //! Invariant: every call has a deadline, and says who asks by the agent's secret.
 
@@ -9,7 +9,10 @@ use std::{
 
 use goperation::{
     Error, MessageId, Reason, Result, Secret, to_timestamp,
-    v1::{self, agent_service_client::AgentServiceClient},
+    v1::{
+        self, agent_service_client::AgentServiceClient,
+        request_service_client::RequestServiceClient,
+    },
 };
 use goperation_bridge::Message;
 use tonic::{Request, transport::Channel};
@@ -23,6 +26,7 @@ const CLAIM_KEEP: u64 = 24 * 3600 * 1000;
 #[derive(Debug)]
 pub(crate) struct ManagerLink {
     client: AgentServiceClient<Channel>,
+    requests: RequestServiceClient<Channel>,
     secret: Secret,
     /// 0 until it is known.
     agent_id: AtomicU32,
@@ -48,7 +52,8 @@ async fn within<T>(
 impl ManagerLink {
     pub(crate) fn new(channel: Channel, secret: Secret, agent_id: Option<u32>) -> Self {
         Self {
-            client: AgentServiceClient::new(channel),
+            client: AgentServiceClient::new(channel.clone()),
+            requests: RequestServiceClient::new(channel),
             secret,
             agent_id: AtomicU32::new(agent_id.unwrap_or(0)),
         }
@@ -124,5 +129,11 @@ impl ManagerLink {
             keep_until: Some(to_timestamp(keep)),
         };
         Ok(within(self.client.clone().claim_message(request(claim))).await?.claimed)
+    }
+
+    /// Tells how far a request is here, or answers it. Says whether that was news.
+    pub(crate) async fn respond(&self, mut answer: v1::RespondRequest) -> Result<bool> {
+        answer.secret = self.secret();
+        Ok(within(self.requests.clone().respond(request(answer))).await?.taken)
     }
 }

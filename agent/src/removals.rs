@@ -12,7 +12,7 @@ use goperation::{Error, JsonObject, MessageId, Reason};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::{agent::Agent, dispatch::OrderKey, endpoint::kill_orphans_of};
+use crate::{agent::Agent, endpoint::kill_orphans_of, order::OrderKey};
 
 /// What is to be removed, and what is being removed.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use std::{
 
 use goperation::{AgentStatus, Result, Secret, now_millis};
 use goperation_bridge::{Address, Transport};
-use goperation_store::{Options, SledStore, Stats, Store, Txn};
+use goperation_store::{Options, Prefixed, SledStore, Stats, Store, Txn};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -21,13 +21,14 @@ use crate::{
     config::Config,
     core::Core,
     counters::{Counters, Counts},
-    endpoint::Endpoints,
+    endpoint::{Endpoints, Stub},
     error::RunError,
-    facts::Facts,
+    facts::{Facts, SharedFacts},
     journal::Journal,
     life,
     lock::Operation,
     manager::ManagerLink,
+    outbox::Outbox,
     process::Processes,
     removals::Removals,
     state::{Because, State, scan_all},
@@ -58,6 +59,19 @@ pub struct Parts {
     /// Program and first arguments of the launcher of games: `["/usr/bin/gop", "launch"]`. Empty
     /// where no endpoint starts processes.
     pub launcher: Vec<OsString>,
+}
+
+/// What an emulated agent shares with the others of its process, and what is its own there.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The store of all; it stays open when the agent ends.
+    pub store: SledStore,
+    /// What stands before the keys of this agent: no other's begins with it.
+    pub prefix: Vec<u8>,
+    /// What runs the methods of its endpoints.
+    pub stub: Arc<dyn Stub>,
+    /// The host, read once for all.
+    pub facts: Arc<SharedFacts>,
 }
 
 /// A look at a running agent, for the process that runs it.
@@ -153,7 +167,8 @@ pub async fn start(
 ) -> Result<(Handle, JoinHandle<Result<Exit, RunError>>), RunError> {
     let sled = open(&config).await?;
     let store: Arc<dyn Store> = Arc::new(sled.clone());
-    let agent = match build(config, parts, store).await {
+    let (endpoints, facts) = (Endpoints::new(&config), Facts::new(&config));
+    let agent = match build(config, parts, store, endpoints, facts).await {
         Ok(agent) => Arc::new(agent),
         Err(error) => {
             sled.close().await;
@@ -169,13 +184,38 @@ pub async fn start(
     Ok((handle, living))
 }
 
+/// Starts an agent that shares its process with many others; the task ends as [`run`] says.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_shared(
+    config: Config,
+    parts: Parts,
+    shared: Shared,
+    shutdown: CancellationToken,
+) -> Result<(Handle, JoinHandle<Result<Exit, RunError>>), RunError> {
+    let Shared { store: sled, prefix, stub, facts } = shared;
+    let store: Arc<dyn Store> = Arc::new(Prefixed::new(Arc::new(sled.clone()), &prefix));
+    let endpoints = Endpoints::new(&config).run_by(stub);
+    let facts = Facts::shared(&config, facts);
+    let agent = Arc::new(build(config, parts, store, endpoints, facts).await?);
+    let handle = Handle(Arc::clone(&agent), sled);
+    Ok((handle, tokio::spawn(life::live(agent, shutdown))))
+}
+
 pub(crate) async fn open(config: &Config) -> Result<SledStore, RunError> {
     let options = Options::new(config.data_dir.join("store")).durability(config.durability);
     let opened = tokio::task::spawn_blocking(|| SledStore::open(options)).await;
     Ok(opened.unwrap_or(Err(goperation_store::Error::Closed))?)
 }
 
-async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Agent, RunError> {
+async fn build(
+    config: Config,
+    parts: Parts,
+    store: Arc<dyn Store>,
+    endpoints: Endpoints,
+    facts: Facts,
+) -> Result<Agent, RunError> {
     let rows = scan_all(&*store).await?;
     let mut state = State::load(config.ports_ranges.clone(), &rows).map_err(RunError::Start)?;
     // Every start is a new generation, so that the manager asks for the inventory.
@@ -198,7 +238,7 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
     }
     store.commit(txn).await?;
     let address = Address { agent_type: config.agent_type.clone(), host: config.host.clone() };
-    let endpoints = Arc::new(Endpoints::new(&config));
+    let endpoints = Arc::new(endpoints);
     let agent_id = state.agent_id;
     let core = Arc::new(Core::new(Arc::clone(&store), state));
     let processes =
@@ -206,9 +246,10 @@ async fn build(config: Config, parts: Parts, store: Arc<dyn Store>) -> Result<Ag
     Ok(Agent {
         endpoints,
         processes: Arc::new(processes),
-        facts: Facts::new(&config),
+        facts,
         address,
-        journal: Journal::new(store),
+        journal: Journal::new(Arc::clone(&store)),
+        outbox: Outbox::new(store),
         manager: ManagerLink::new(parts.manager, secret, agent_id),
         core,
         transport: parts.transport,

@@ -146,7 +146,7 @@ impl Agent {
                 continue;
             }
             let outcome = self.settled(&message).await?;
-            self.journal.done(&message.id, &mut entry, &outcome).await?;
+            self.journal.done(&message.id, &mut entry, &outcome, self.manager.agent_id()).await?;
             // Both only for those who ask next: the outcome itself does not depend on them.
             if let Some(mut connected) = self.connected.get().cloned() {
                 let _ = timeout(CONNECT, connected.wait_for(|connected| *connected)).await;

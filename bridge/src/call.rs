@@ -103,6 +103,7 @@ impl Bridge {
             attempt: 0,
             reply_to: Some(inner.name.clone()),
             correlation: None,
+            request: None,
             traceparent: Some(context.traceparent_or_new()),
             sent: now_millis(),
             body: Body::Object(command.args),

@@ -68,6 +68,7 @@ impl Bridge {
             agents: &request.agents,
             message_id: &request.message_id,
         };
+        let of = target::request(&mut fields, &request.request_id);
         let command = target::command(fields, &given)?;
         tracing::Span::current().record("message_id", command.id.as_str());
         check_not_over(finish_time, &command.id)?;
@@ -83,6 +84,7 @@ impl Bridge {
             attempt: 0,
             reply_to: None,
             correlation: None,
+            request: of,
             traceparent: Some(context.traceparent_or_new()),
             sent: now_millis(),
             body: Body::Object(command.args),

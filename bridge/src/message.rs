@@ -42,6 +42,8 @@ pub struct Message {
     pub reply_to: Option<String>,
     /// Tells the attempts of one CALL apart, so that a reply meets the one that waits.
     pub correlation: Option<String>,
+    /// Request that it belongs to: agents answer it to the manager.
+    pub request: Option<String>,
     /// W3C trace context.
     pub traceparent: Option<String>,
     /// When it was first sent, in milliseconds since 1970.
@@ -66,6 +68,7 @@ impl Message {
             attempt: 0,
             reply_to: None,
             correlation: None,
+            request: None,
             traceparent: None,
             sent: now_millis(),
             body,

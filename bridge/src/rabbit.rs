@@ -1,8 +1,8 @@
 //! The RabbitMQ transport.
 //!
 //! One connection publishes, another makes queues and consumes replies and notifications, and each
-//! subscribed agent has its own: an alarm of the broker stops reading from connections that
-//! publish, their acks included. All are supervised here, not by lapin.
+//! subscribed agent has its own, unless they shall share one: an alarm of the broker stops reading
+//! from connections that publish, their acks included. All are supervised here, not by lapin.
 //!
 //! Invariant: every fault of the broker or the network is either mended within seconds or said.
 
@@ -19,7 +19,10 @@ mod publisher;
 mod subscription;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use goperation::{AgentType, EndpointName, Error, now_millis};
@@ -35,6 +38,7 @@ use crate::{
     Transport, TransportError,
 };
 use control::Control;
+use link::Link;
 use publisher::{Failure, Publisher};
 use wire::EncodeError;
 
@@ -54,6 +58,19 @@ struct Context {
     /// Everything ends.
     cancel: CancellationToken,
     tasks: TaskTracker,
+    /// The one connection over which all agents consume, where they share it.
+    shared: OnceLock<Link>,
+}
+
+impl Context {
+    /// The connection that agents share.
+    fn shared(self: &Arc<Self>) -> Link {
+        let start = || {
+            let name = format!("{} agents", self.config.prefix);
+            Link::start(self, name, self.cancel.clone())
+        };
+        self.shared.get_or_init(start).clone()
+    }
 }
 
 /// A transport over RabbitMQ.
@@ -79,6 +96,7 @@ impl Rabbit {
             closing: CancellationToken::new(),
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            shared: OnceLock::new(),
         });
         let publisher = Arc::new(Publisher::start(&context));
         let control = Arc::new(Control::new(&context, &publisher));

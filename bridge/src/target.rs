@@ -159,6 +159,20 @@ pub(crate) fn command(mut fields: Fields, given: &Given<'_>) -> Result<Command, 
     Ok(Command { target, method, args, agents, id })
 }
 
+/// Reads the request that a command belongs to; empty for none.
+pub(crate) fn request(fields: &mut Fields, text: &str) -> Option<String> {
+    if text.is_empty() {
+        return None;
+    }
+    // One id has one text: agents and the manager look it up by that.
+    let is_id = uuid::Uuid::try_parse(text).is_ok_and(|id| id.to_string() == text);
+    if !is_id {
+        fields.bad("request_id", "must be a lower-case UUID");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +204,20 @@ mod tests {
         assert_eq!(game.broadcast_type().as_deref(), Some("application"));
         let any = read("agent.application", "", false, "manager").unwrap();
         assert!(matches!(any.cast_route(), Route::Any(_)));
+    }
+
+    #[test]
+    fn a_request_has_one_text() {
+        let id = "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77";
+        let mut fields = Fields::default();
+        assert_eq!(request(&mut fields, ""), None);
+        assert_eq!(request(&mut fields, id).as_deref(), Some(id));
+        assert!(fields.error().is_none());
+        for bad in ["r1", &id.to_uppercase(), &id.replace('-', ""), &format!("{{{id}}}")] {
+            let mut fields = Fields::default();
+            assert_eq!(request(&mut fields, bad), None);
+            assert_eq!(fields.error().unwrap().violations[0].field, "request_id", "{bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod entity;
 mod facts;
 mod port;
 mod queue;
+mod request;
 mod role;
 mod send;
 mod upgrade;
@@ -26,7 +27,8 @@ pub(crate) use self::{
     facts::Facts,
     port::PortCommand,
     queue::QueueCommand,
-    role::{Dev, RoleConfig, Server},
+    request::{RequestCommand, Rollout, RunRequest, Selection},
+    role::{Dev, Emulate, RoleConfig, Server},
     send::{Call, Cast, Notify, Order, Receive},
     upgrade::Upgrade,
 };
@@ -99,6 +101,8 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Run every role in this one process, to try things
     Dev(Dev),
+    /// Run many emulated agents in one process: for tests, benches and trials
+    Emulate(Emulate),
     /// Run the manager
     Manager(Server),
     /// Run a bridge on its own
@@ -118,6 +122,9 @@ pub(crate) enum Command {
     Cast(Cast),
     /// Send a command to one agent and wait for its result
     Call(Call),
+    /// Requests: one method on many agents, with what became of each
+    #[command(subcommand)]
+    Request(RequestCommand),
     /// Put a message into a named queue, which need not exist yet
     Notify(Notify),
     /// Take messages from a named queue; each is acknowledged after it is printed

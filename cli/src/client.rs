@@ -9,6 +9,7 @@ use goperation::v1::{
     self, agent_service_client::AgentServiceClient, bridge_service_client::BridgeServiceClient,
     cache_service_client::CacheServiceClient, endpoint_service_client::EndpointServiceClient,
     entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
+    request_service_client::RequestServiceClient,
 };
 use tonic::{
     IntoRequest, Request, Response, Status,
@@ -23,6 +24,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The same where a process is started or stopped.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A manager that is gone without a word is noticed within twice this time, on a stream too.
+const ALIVE: Duration = Duration::from_secs(15);
 /// Dead letters have whole messages in them.
 const MAX_ANSWER: usize = 64 << 20;
 /// Rows a page.
@@ -44,7 +47,9 @@ impl Client {
         let timeout = global.timeout.unwrap_or(TIMEOUT);
         let endpoint = Endpoint::from_shared(server.clone())
             .map_err(|e| Error::Usage(format!("--server: `{server}` is not an address: {e}")))?
-            .connect_timeout(CONNECT.min(timeout));
+            .connect_timeout(CONNECT.min(timeout))
+            .http2_keep_alive_interval(ALIVE)
+            .keep_alive_timeout(ALIVE);
         let channel = endpoint
             .connect()
             .await
@@ -60,6 +65,11 @@ impl Client {
     /// How long one answer may take.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How long one answer may take, if that was said.
+    pub(crate) fn given(&self) -> Option<Duration> {
+        self.given
     }
 
     /// A request with the deadline of the command.
@@ -92,6 +102,11 @@ impl Client {
     /// Caches.
     pub(crate) fn caches(&self) -> CacheServiceClient<Channel> {
         CacheServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// Requests.
+    pub(crate) fn requests(&self) -> RequestServiceClient<Channel> {
+        RequestServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     /// CAST, CALL, NOTIFY and queues.
@@ -152,6 +167,7 @@ pages! {
     IndexQueuesResponse: queues,
     IndexCachesResponse: caches,
     IndexDeadLettersResponse: dead_letters,
+    IndexResponsesResponse: responses,
 }
 
 /// All pages of an index as one answer.

@@ -15,6 +15,8 @@ pub(crate) struct Subject {
     pub(crate) entity: Option<i32>,
     /// It was about the entity's process.
     pub(crate) process: bool,
+    /// Id of the request.
+    pub(crate) request: Option<String>,
     /// Conditions that an agent had to meet.
     pub(crate) includes: Vec<String>,
     /// How it may be repeated when its outcome is not known.
@@ -47,12 +49,18 @@ impl Subject {
         Self { endpoint, entity: Some(number), ..Self::default() }
     }
 
+    /// A request.
+    pub(crate) fn request(id: &str) -> Self {
+        Self { request: Some(id.to_owned()), ..Self::default() }
+    }
+
     /// Takes from another one what is not known yet.
     pub(crate) fn fill(&mut self, other: &Self) {
         self.agent = self.agent.or(other.agent);
         self.endpoint = self.endpoint.take().or_else(|| other.endpoint.clone());
         self.entity = self.entity.or(other.entity);
         self.process |= other.process;
+        self.request = self.request.take().or_else(|| other.request.clone());
         if self.includes.is_empty() {
             self.includes.clone_from(&other.includes);
         }
@@ -61,6 +69,9 @@ impl Subject {
         }
     }
 }
+
+/// Metadata of an error: the key under which a repeat is safe, where the command made it.
+pub(crate) const KEY: &str = "idempotency_key";
 
 /// What to do next after an error.
 pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
@@ -82,7 +93,7 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::EntityNotFound => "`gop entity ls` lists the entities".to_owned(),
         Reason::PortNotFound => format!("`gop port ls {agent}` lists the ports"),
         Reason::CacheNotFound => "it has expired, or never was: `gop cache ls`".to_owned(),
-        Reason::RequestNotFound => "check the number of the request".to_owned(),
+        Reason::RequestNotFound => "`gop request ls` lists the requests".to_owned(),
         Reason::QueueNotFound => {
             "no agent was ever registered there: `gop agent ls`, `gop queue ls`".to_owned()
         }
@@ -97,6 +108,7 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::BrokerUnavailable => {
             format!("nothing was sent: look at the broker, then try again{}", after(error))
         }
+        Reason::Unavailable if error.metadata.contains_key(KEY) => unknown(error, subject, &entity),
         Reason::Unavailable => format!(
             "nothing was done: try again{}; --server or GOP_SERVER names another manager",
             after(error)
@@ -155,6 +167,11 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::EntitiesRemain => format!(
             "delete them first: `gop entity ls --agent {agent}`, `gop entity delete ENDPOINT NUMBER`"
         ),
+        Reason::StateRefused if subject.request.is_some() => format!(
+            "`gop request show {}` has its state; only one that has stopped is resumed, and only \
+             one that has ended is removed",
+            subject.request.as_deref().unwrap_or("ID")
+        ),
         Reason::StateRefused if subject.entity.is_some() => format!(
             "`gop entity status {entity}` shows its state and its process; one that runs is \
              stopped by `gop entity stop {entity}`"
@@ -167,7 +184,9 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         }
         Reason::EtagMismatch => "it has changed meanwhile: look again, then repeat".to_owned(),
         Reason::KeyReused => "take a new key for another request".to_owned(),
-        Reason::PlanChanged => "look at the new plan, then repeat".to_owned(),
+        Reason::PlanChanged => {
+            "look at the new plan (the same with --plan), then repeat with its hash".to_owned()
+        }
         Reason::ClockSkew => "set the clock of the agent's host (NTP)".to_owned(),
         Reason::Unauthenticated => "say who you are".to_owned(),
         Reason::PermissionDenied => "ask for the right to do it".to_owned(),
@@ -193,6 +212,12 @@ fn unknown(error: &Error, subject: &Subject, entity: &str) -> String {
             "it may still be done: `gop entity status {entity}` shows it, and it may be repeated; \
              give it longer with --timeout"
         );
+    }
+    if let Some(key) = error.metadata.get(KEY) {
+        return format!("send it again with --key {key}: it begins once and gets the first answer");
+    }
+    if let Some(id) = &subject.request {
+        return format!("it may have been done: `gop request show {id}` tells; it may be repeated");
     }
     match (subject.repeat, error.metadata.get("message_id")) {
         (Repeat::MessageId, Some(id)) => {
@@ -265,6 +290,19 @@ mod tests {
         assert!(hint(&unknown, &process).contains("`gop entity status db 3` shows it"));
         for &reason in Reason::ALL {
             assert!(!hint(&Error::new(reason, "no"), &Subject::default()).is_empty(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn names_the_request_and_the_key_of_one_that_may_have_begun() {
+        let subject = Subject::request("r1");
+        let said = |reason| hint(&Error::new(reason, "no"), &subject);
+        assert!(said(Reason::StateRefused).starts_with("`gop request show r1`"));
+        assert!(said(Reason::OutcomeUnknown).contains("`gop request show r1`"));
+        assert!(said(Reason::Unavailable).starts_with("nothing was done"));
+        for reason in [Reason::OutcomeUnknown, Reason::Unavailable] {
+            let keyed = hint(&Error::new(reason, "no").with(KEY, "k1"), &Subject::default());
+            assert!(keyed.starts_with("send it again with --key k1"), "{keyed}");
         }
     }
 

@@ -48,6 +48,7 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
     let output = Output::new(global.json);
     match command {
         Command::Dev(args) => serve(&global, role::dev::run(args)),
+        Command::Emulate(args) => serve(&global, role::emulate::run(args)),
         Command::Manager(args) => serve(&global, role::manager::run(args)),
         Command::Bridge(args) => serve(&global, role::bridge::run(args)),
         Command::Agent(AgentArgs { config: Some(_), command: Some(_) }) => Err(Error::Usage(
@@ -86,6 +87,12 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
         }
         Command::Call(args) => {
             ask(&global, |client| async move { command::send::call(&client, output, args).await })
+        }
+        Command::Request(command) => {
+            ask(
+                &global,
+                |client| async move { command::request::run(&client, output, command).await },
+            )
         }
         Command::Notify(args) => {
             ask(

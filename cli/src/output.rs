@@ -2,7 +2,7 @@
 //!
 //! Invariant: a closed stdout ends the command quietly; nothing here panics.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::LazyLock};
 
 use comfy_table::{Table, presets::NOTHING};
 use goperation::{DESCRIPTOR, JsonObject, MAX_SAFE_INTEGER, from_timestamp, struct_to_json};
@@ -38,6 +38,11 @@ impl Output {
         print(&serde_json::to_string_pretty(&value).map_err(|e| Error::Failed(e.to_string()))?)
     }
 
+    /// Whether it is for scripts.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints what was done here, without a manager.
     pub(crate) fn local(self, value: &Value, people: impl FnOnce() -> String) -> Result<(), Error> {
         if self.json { print(&format!("{value:#}")) } else { print(&people()) }
@@ -63,12 +68,16 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     Ok(stdout.flush()?)
 }
 
+/// What each field is: read once, also for a stream of many answers.
+static POOL: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(DESCRIPTOR).ok());
+
 /// proto3 JSON of a message, fields with default values included.
 fn to_json<M: Message + Name>(message: &M) -> Result<Value, Error> {
     let broken = |e: String| Error::Failed(format!("cannot write {} as JSON: {e}", M::full_name()));
-    let pool = DescriptorPool::decode(DESCRIPTOR).map_err(|e| broken(e.to_string()))?;
-    let descriptor = pool
-        .get_message_by_name(&M::full_name())
+    let descriptor = POOL
+        .as_ref()
+        .and_then(|pool| pool.get_message_by_name(&M::full_name()))
         .ok_or_else(|| broken("it is not in the descriptor".to_owned()))?;
     let mut dynamic = DynamicMessage::new(descriptor);
     dynamic.transcode_from(message).map_err(|e| broken(e.to_string()))?;
@@ -129,7 +138,7 @@ fn layout(table: &mut Table) -> String {
 }
 
 /// A text of one line, whatever an operator has put into a description.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

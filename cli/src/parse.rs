@@ -191,6 +191,39 @@ pub(crate) fn grace(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// All of something, or some by number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Several {
+    /// All.
+    All,
+    /// Ranges of numbers.
+    Numbers(String),
+}
+
+/// `all`, or ranges as `1-3,7`.
+pub(crate) fn several(text: &str) -> Result<Several, String> {
+    if text == "all" {
+        return Ok(Several::All);
+    }
+    match Ranges::parse("numbers", text) {
+        Ok(ranges) => Ok(Several::Numbers(ranges.to_string())),
+        Err(_) => Err(format!("`{text}` is not `all` or numbers as `1-3,7`")),
+    }
+}
+
+/// A number, or a percentage of all: `2`, `5%`.
+pub(crate) fn share(text: &str) -> Result<String, String> {
+    let fits = match text.strip_suffix('%') {
+        Some(percent) => digits(percent).is_some_and(|percent| percent <= 100),
+        None => digits(text).is_some(),
+    };
+    if fits { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a number or 0% to 100%")) }
+}
+
+fn digits(text: &str) -> Option<u32> {
+    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+}
+
 /// Agents as ranges, or none.
 pub(crate) fn agents(text: &str) -> Result<String, String> {
     if text.is_empty() {
@@ -204,7 +237,7 @@ impl Arguments {
     pub(crate) fn object(&self) -> Result<JsonObject, Error> {
         let mut object = match &self.args {
             None => JsonObject::new(),
-            Some(source) => read_object(source)?,
+            Some(source) => read_object("--args", source)?,
         };
         object.extend(self.pairs.iter().cloned());
         Ok(object)
@@ -221,8 +254,9 @@ pub(crate) fn to_struct(object: &JsonObject) -> Result<Struct, Error> {
     json_to_struct("args", object).map_err(|e| Error::Usage(e.to_string()))
 }
 
-fn read_object(source: &str) -> Result<JsonObject, Error> {
-    let unreadable = |name: &str, e| Error::Usage(format!("--args: {name}: {e}"));
+/// A JSON object that stands in a flag, in the @FILE that it names, or, for `-`, on stdin.
+pub(crate) fn read_object(flag: &str, source: &str) -> Result<JsonObject, Error> {
+    let unreadable = |name: &str, e| Error::Usage(format!("{flag}: {name}: {e}"));
     let text = if source == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map_err(|e| unreadable("stdin", e))?;
@@ -234,8 +268,8 @@ fn read_object(source: &str) -> Result<JsonObject, Error> {
     };
     match serde_json::from_str(&text) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Error::Usage("--args: must be a JSON object, as {\"x\": 1}".to_owned())),
-        Err(e) => Err(Error::Usage(format!("--args: {e}"))),
+        Ok(_) => Err(Error::Usage(format!("{flag}: must be a JSON object, as {{\"x\": 1}}"))),
+        Err(e) => Err(Error::Usage(format!("{flag}: {e}"))),
     }
 }
 
@@ -343,6 +377,21 @@ mod tests {
         assert!(args(None, &["x=9007199254740993"]).to_struct().is_err());
         assert!(pair("x").is_err());
         assert!(pair("=x").is_err());
+    }
+
+    #[test]
+    fn all_some_and_shares() {
+        assert_eq!(several("all"), Ok(Several::All));
+        assert_eq!(several("7,3-1"), Ok(Several::Numbers("1-3,7".to_owned())));
+        for bad in ["", "x", "0", "All", "1-"] {
+            assert!(several(bad).is_err(), "{bad}");
+        }
+        for good in ["0", "2", "5%", "100%"] {
+            assert_eq!(share(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "%", "-1", "+1", "101%", "x", "1.5%", "5 %"] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -19,12 +19,15 @@ use tonic::{
     Request, Response, Status,
     body::Body,
     codegen::http,
+    metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint, Uri},
 };
 use tower::{ServiceExt, util::BoxCloneSyncService};
 
 /// How long a change of queues or a question about them may take.
 const TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the broker may take to confirm a CAST.
+const CAST_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the bridge gets beyond the wait, so that its typed answer comes before ours.
 const SLACK: Duration = Duration::from_secs(1);
 /// How long making a connection to a bridge may take.
@@ -96,31 +99,11 @@ impl BridgeLink {
         request.set_timeout(wait + SLACK);
         let mut client = self.client();
         let answer = tokio::time::timeout(wait + 2 * SLACK, client.call(request)).await;
-        let unknown = |why: &str| {
-            Error::new(
-                Reason::OutcomeUnknown,
-                format!("{} was sent to {}, but {why}", call.method, call.to),
-            )
-            .with_message_id(call.id)
-        };
+        let what = || format!("{} was sent to {}", call.method, call.to);
         match answer {
             Ok(Ok(response)) => struct_to_json("result", response.into_inner().result.as_ref()),
-            Ok(Err(status)) => {
-                if never_connected(&status) {
-                    return Err(Error::new(
-                        Reason::BrokerUnavailable,
-                        format!("the bridge cannot be reached: {}", status.message()),
-                    )
-                    .with_retry_after(SLACK));
-                }
-                let error = Error::from_status(&status);
-                // Not the bridge's own words: whether it has sent it is not known.
-                if is_foreign(&status) && error.reason != Reason::InvalidArgument {
-                    return Err(unknown(&format!("the bridge failed: {}", error.message)));
-                }
-                Err(error)
-            }
-            Err(_) => Err(unknown("the bridge did not answer in time")),
+            Ok(Err(status)) => Err(failed(&status, what, call.id.as_str())),
+            Err(_) => Err(unknown(&what(), "the bridge did not answer in time", call.id.as_str())),
         }
     }
 
@@ -133,9 +116,29 @@ impl BridgeLink {
             agents: String::new(),
             finish_time: call.finish.map(to_timestamp),
             message_id: call.id.to_string(),
+            request_id: String::new(),
         };
+        self.send(request, "").await
+    }
+
+    /// Sends a CAST that has its id to whomever its target says, as part of a trace if that is
+    /// said.
+    pub(crate) async fn send(&self, cast: CastRequest, traceparent: &str) -> Result<()> {
+        let id = cast.message_id.clone();
+        let what = format!("{} was sent", cast.method);
+        let mut request = Request::new(cast);
+        request.set_timeout(CAST_TIMEOUT);
+        if !traceparent.is_empty()
+            && let Ok(trace) = traceparent.parse::<MetadataValue<Ascii>>()
+        {
+            request.metadata_mut().insert("traceparent", trace);
+        }
         let mut client = self.client();
-        topology(request, |request| client.cast(request)).await.map(|_| ())
+        match tokio::time::timeout(CAST_TIMEOUT + SLACK, client.cast(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(failed(&status, || what, &id)),
+            Err(_) => Err(unknown(&what, "the bridge did not answer in time", &id)),
+        }
     }
 
     /// Makes the queues of an agent and binds them to the broadcasts of exactly these endpoints.
@@ -176,6 +179,28 @@ impl BridgeLink {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A command that was sent, and of which nothing else is known.
+pub(crate) fn unknown(what: &str, why: &str, id: &str) -> Error {
+    Error::new(Reason::OutcomeUnknown, format!("{what}, but {why}")).with_message_id(id)
+}
+
+/// A command that failed: known not to be sent, in the bridge's own words, or unknown.
+pub(crate) fn failed(status: &Status, what: impl FnOnce() -> String, id: &str) -> Error {
+    if never_connected(status) {
+        return Error::new(
+            Reason::BrokerUnavailable,
+            format!("the bridge cannot be reached: {}", status.message()),
+        )
+        .with_retry_after(SLACK);
+    }
+    let error = Error::from_status(status);
+    // Not the bridge's own words: whether it has sent it is not known.
+    if is_foreign(status) && error.reason != Reason::InvalidArgument {
+        return unknown(&what(), &format!("the bridge failed: {}", error.message), id);
+    }
+    error
 }
 
 /// Whether a status has no `ErrorInfo` of ours: it comes from the way, not from the bridge.
@@ -219,13 +244,23 @@ pub(crate) struct To {
 }
 
 impl To {
-    fn target(&self, namespace: &str) -> Target {
+    pub(crate) fn target(&self, namespace: &str) -> Target {
         Target {
             topic: format!("agent.{}", self.agent_type),
             host: self.host.clone(),
             fanout: false,
             namespace: namespace.to_owned(),
         }
+    }
+}
+
+/// Every agent, or all that have the namespace's endpoint.
+pub(crate) fn everyone(namespace: &str) -> Target {
+    Target {
+        topic: "agent".to_owned(),
+        host: String::new(),
+        fanout: true,
+        namespace: namespace.to_owned(),
     }
 }
 
@@ -253,4 +288,45 @@ pub(crate) fn had_no_effect(reason: Reason) -> bool {
         reason,
         Reason::OutcomeUnknown | Reason::Interrupted | Reason::Internal | Reason::Unavailable
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::service_fn;
+
+    use super::*;
+
+    /// The end of a CAST over that way.
+    async fn cast<F>(way: impl Fn() -> F + Clone + Send + Sync + 'static) -> Error
+    where
+        F: Future<Output = Status> + Send + 'static,
+    {
+        let service = service_fn(move |_: http::Request<Body>| {
+            let answer = way();
+            async move { Ok::<_, LinkError>(answer.await.into_http()) }
+        });
+        let link = BridgeLink(BridgeServiceClient::new(BoxCloneSyncService::new(service)));
+        let cast = CastRequest { message_id: "m1".to_owned(), ..CastRequest::default() };
+        link.send(cast, "").await.unwrap_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cast_that_the_bridge_does_not_answer_is_unknown() {
+        let error = cast(std::future::pending).await;
+        assert_eq!(error.reason, Reason::OutcomeUnknown);
+        assert_eq!(error.metadata["message_id"], "m1");
+    }
+
+    #[tokio::test]
+    async fn only_the_bridges_own_words_say_that_a_cast_was_not_sent() {
+        for foreign in [Status::unavailable("a proxy"), Status::internal("h2"), Status::unknown("")]
+        {
+            let error = cast(move || std::future::ready(foreign.clone())).await;
+            assert_eq!(error.reason, Reason::OutcomeUnknown, "{error}");
+        }
+        for reason in [Reason::BrokerUnavailable, Reason::QueueNotFound, Reason::QueueFull] {
+            let own = Error::new(reason, "no");
+            assert_eq!(cast(move || std::future::ready(own.clone().into())).await.reason, reason);
+        }
+    }
 }

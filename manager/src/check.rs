@@ -171,6 +171,29 @@ pub(crate) fn no_agent(id: u32) -> Error {
     Error::new(Reason::AgentNotFound, format!("there is no agent {id}")).with("agent", id)
 }
 
+/// That no agent has an endpoint.
+pub(crate) fn no_endpoint(name: &str) -> Error {
+    Error::new(Reason::EndpointNotFound, format!("no agent has the endpoint {name}"))
+        .with("endpoint", name)
+}
+
+/// The id of a request.
+pub(crate) fn request_id(field: &str, id: &str) -> Result<()> {
+    let fits = |(i, byte): (usize, u8)| match i {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    if id.len() == 36 && id.bytes().enumerate().all(fits) {
+        return Ok(());
+    }
+    Err(Error::invalid(field, "must be a UUID in lower case, as a request was answered with"))
+}
+
+/// That there is no such request.
+pub(crate) fn no_request(id: &str) -> Error {
+    Error::new(Reason::RequestNotFound, format!("there is no request {id}")).with("request", id)
+}
+
 /// That there is no such entity.
 pub(crate) fn no_entity(endpoint: &str, number: u32) -> Error {
     Error::new(Reason::EntityNotFound, format!("there is no entity {number} of {endpoint}"))
@@ -189,6 +212,20 @@ mod tests {
         wishes(&mut bad, "ports", &[wish(70000, 1), wish(7000, 2), wish(0, -1), wish(7000, 1)]);
         let fields: Vec<_> = bad.error().violations.into_iter().map(|v| v.field).collect();
         assert_eq!(fields, ["ports[0].port", "ports[1].count", "ports[2].count"]);
+    }
+
+    #[test]
+    fn ids_of_requests() {
+        for (id, good) in [
+            ("0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77", true),
+            ("0192F3A1-7c5e-7d10-8a33-0c6f1f5b2e77", false),
+            ("0192f3a17c5e7d108a330c6f1f5b2e77", false),
+            ("0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e7", false),
+            ("0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e7/", false),
+            ("", false),
+        ] {
+            assert_eq!(request_id("id", id).is_ok(), good, "{id}");
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Invariant: what is not in the file has a default, and what cannot be used is refused with its
 //! file, line and field before anything is opened.
 
+mod requests;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,6 +17,8 @@ use goperation_rest::Config as HttpConfig;
 use goperation_store as store;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tonic::transport::Uri;
+
+pub use requests::{HooksConfig, RequestsConfig};
 
 /// Configuration of a manager.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +51,8 @@ pub struct Config {
     pub limits: BridgeConfig,
     /// `[http]`: what clients may do over HTTP.
     pub http: HttpConfig,
+    /// `[requests]`: how requests are run and kept.
+    pub requests: RequestsConfig,
 }
 
 impl Default for Config {
@@ -63,6 +69,7 @@ impl Default for Config {
             broker: None,
             limits: BridgeConfig::default(),
             http: HttpConfig::default(),
+            requests: RequestsConfig::default(),
         }
     }
 }
@@ -100,6 +107,9 @@ impl Config {
         }
         if self.data_dir.as_os_str().is_empty() {
             return bad("data_dir", "must not be empty");
+        }
+        if let Err((field, message)) = self.requests.check() {
+            return bad(&format!("requests.{field}"), message);
         }
         let Some(Err(error)) = self.broker.as_ref().map(RabbitConfig::check) else {
             return Ok(());
@@ -185,7 +195,9 @@ mod tests {
             "listen = '[::1]:80'\ndata_dir = '/d'\ndurability = 'power'\nlease = '3s'\n\
              call_timeout = '1m'\ndrain = '1s'\nreports_kept = 9\nbridge = 'http://b:7998'\n\
              [broker]\nuri = 'amqp://u:secret@h'\nprefix = 'g2'\ncast_queue = 'quorum'\n[limits]\nmax_calls = 5\n\
-             [http]\ncors_origins = ['https://a']\nmax_body = 2048\n",
+             [http]\ncors_origins = ['https://a']\nmax_body = 2048\n\
+             [requests]\nkeep = '2d'\nmost = 10\nmax_running = { upgrade_agent = 3 }\n\
+             hooks = { allow_local = true }\n",
         )
         .unwrap();
         let rabbit = config.broker.as_ref().unwrap();
@@ -193,6 +205,10 @@ mod tests {
         assert_eq!(config.limits.max_calls, 5);
         assert_eq!((config.http.cors_origins.len(), config.http.max_body), (1, 2048));
         assert_eq!(config.durability, Durability::Power);
+        let requests = &config.requests;
+        assert_eq!((requests.keep, requests.most), (Duration::from_secs(2 * 24 * 3600), 10));
+        assert_eq!(requests.max_running["upgrade_agent"], 3);
+        assert!(requests.hooks.allow_local);
         assert_eq!((config.call_timeout, config.reports_kept), (Duration::from_secs(60), 9));
         assert!(matches!(&config.bridge, BridgeAt::Remote(uri) if uri.host() == Some("b")));
         assert!(!format!("{config:?}").contains("secret"));
@@ -210,6 +226,14 @@ mod tests {
             ("[http]\nnonsense = 1", "m.toml:2: http.nonsense: unknown field"),
             ("reports_kept = 100001", "m.toml:1: reports_kept: must be at most 100000"),
             ("reports_kept = -1", "m.toml:1: reports_kept: "),
+            ("[requests]\nkeep = '1s'", "m.toml:2: requests.keep: must be from 1m"),
+            ("[requests]\nmost = 0", "m.toml:2: requests.most: must be from 1"),
+            ("[requests]\nmax_watches = 0", "m.toml:2: requests.max_watches: must be from 1"),
+            (
+                "[requests]\nmax_running = { echo = 0 }",
+                "m.toml:2: requests.max_running.echo: must be at least 1",
+            ),
+            ("[requests]\nmax_running = { 'a b' = 1 }", "m.toml:2: requests.max_running."),
             ("nonsense = 1", "m.toml:1: nonsense: unknown field"),
         ] {
             let error = load(text).unwrap_err().to_string();

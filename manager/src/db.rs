@@ -47,6 +47,15 @@ fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R> {
     }
 }
 
+fn decode_all<R: Record>(rows: Vec<store::Row>) -> Result<Vec<(Key, R)>> {
+    rows.into_iter()
+        .map(|(key, bytes)| {
+            let record = decode(&key, &bytes)?;
+            Ok((key, record))
+        })
+        .collect()
+}
+
 /// The first failure of the store: it takes nothing any more, so the manager must end.
 #[derive(Debug, Default)]
 struct Broken {
@@ -94,13 +103,7 @@ impl Db {
 
     /// Every record whose key begins with `prefix`, in order.
     pub(crate) async fn all<R: Record>(&self, prefix: Key) -> Result<Vec<(Key, R)>> {
-        let rows = self.scan(Scan::prefix(prefix)).await?;
-        rows.into_iter()
-            .map(|(key, bytes)| {
-                let record = decode(&key, &bytes)?;
-                Ok((key, record))
-            })
-            .collect()
+        decode_all(self.scan(Scan::prefix(prefix)).await?)
     }
 
     /// Every key that begins with `prefix`, in order.
@@ -119,6 +122,22 @@ impl Db {
         let scan = Scan { start, end, limit, reverse: false };
         let rows = self.scan(scan).await?;
         Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// At most `limit` records whose keys begin with `prefix`, in order, those after the key `after`
+    /// when it is given: a long list in parts.
+    pub(crate) async fn part<R: Record>(
+        &self,
+        prefix: Key,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Key, R)>> {
+        let mut scan = Scan::prefix(prefix).limit(limit);
+        if let Some(after) = after {
+            // The least key that is greater.
+            scan.start = [after, &[0]].concat();
+        }
+        decode_all(self.scan(scan).await?)
     }
 
     /// A transaction, to be run in a loop until [`Tx::commit`] says yes.

@@ -20,6 +20,7 @@ mod page;
 mod placement;
 mod reconcile;
 mod record;
+mod request;
 mod rpc;
 mod server;
 mod service;
@@ -27,11 +28,14 @@ mod service;
 use std::sync::Arc;
 
 use goperation_store::Store;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use bridge_link::BridgeLink;
-pub use config::{BridgeAt, Config, Durability};
+pub use config::{BridgeAt, Config, Durability, HooksConfig, RequestsConfig};
 pub use error::Error;
 pub use goperation_rest::{Config as HttpConfig, NotAnOrigin, Origin};
 
@@ -64,6 +68,11 @@ pub async fn run(
         leases: Leases::new(config.lease),
         call_timeout: config.call_timeout,
         reports_kept: config.reports_kept.into(),
+        requests: request::Requests::new(&config.requests),
+        watches: Arc::new(Semaphore::new(
+            usize::try_from(config.requests.max_watches).unwrap_or(usize::MAX >> 3),
+        )),
+        request_rules: config.requests,
         tasks: TaskTracker::new(),
         stop: shutdown.child_token(),
         abort: CancellationToken::new(),
@@ -73,6 +82,7 @@ pub async fn run(
         upgrades: app::Upgrades::default(),
     });
     app.drop_broken_deletes().await.map_err(Error::Record)?;
+    app.resume_requests().await.map_err(Error::Record)?;
     let watch = async {
         tokio::select! {
             () = app.db.broke() => app.stop.cancel(),
@@ -81,6 +91,8 @@ pub async fn run(
     };
     let serve = server::serve(Services(app.clone()), listener, config.http, config.drain);
     let (served, (), ()) = tokio::join!(serve, app.chores(), watch);
+    // Connections are gone, so nobody asks for another run.
+    app.requests.close().await;
     match app.db.broken() {
         Some(error) => Err(Error::Store(error)),
         None => served,

@@ -11,6 +11,7 @@ use goperation::{
         agent_service_server::AgentServiceServer, bridge_service_server::BridgeServiceServer,
         cache_service_server::CacheServiceServer, endpoint_service_server::EndpointServiceServer,
         entity_service_server::EntityServiceServer, port_service_server::PortServiceServer,
+        request_service_server::RequestServiceServer,
     },
 };
 use goperation_rest::{Config as HttpConfig, Gateway};
@@ -52,7 +53,10 @@ async fn routes(services: Services) -> Result<Routes, Error> {
     health.set_serving::<PortServiceServer<Services>>().await;
     health.set_serving::<BridgeServiceServer<Services>>().await;
     health.set_serving::<CacheServiceServer<Services>>().await;
+    health.set_serving::<RequestServiceServer<Services>>().await;
     let agents = AgentServiceServer::new(services.clone()).max_decoding_message_size(LARGEST);
+    // A result that is too large to be kept is dropped, not its answer.
+    let requests = RequestServiceServer::new(services.clone()).max_decoding_message_size(LARGEST);
     let mut routes = Routes::builder();
     routes
         .add_service(health_service)
@@ -63,6 +67,7 @@ async fn routes(services: Services) -> Result<Routes, Error> {
         .add_service(EndpointServiceServer::new(services.clone()))
         .add_service(EntityServiceServer::new(services.clone()))
         .add_service(PortServiceServer::new(services.clone()))
+        .add_service(requests)
         .add_service(BridgeServiceServer::new(services));
     Ok(routes.routes().into_axum_router().layer(RpcLayer).into())
 }

@@ -6,11 +6,13 @@
 //! one, is durable.
 
 mod disk;
+mod prefixed;
 mod queue;
 mod sled;
 mod txn;
 mod writer;
 
+pub use crate::prefixed::Prefixed;
 pub use crate::sled::{Durability, Options, SledStore, Stats};
 pub use crate::txn::{
     Condition, Error, Key, Outcome, Pending, Row, Scan, Slot, Store, Txn, Value, Write,

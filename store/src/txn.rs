@@ -73,6 +73,20 @@ impl Txn {
         self.writes.push(Write::Delete(key.into()));
         self
     }
+
+    /// The same with `prefix` before every key.
+    fn behind(mut self, prefix: &[u8]) -> Self {
+        let put = |key: &mut Key| drop(key.splice(..0, prefix.iter().copied()));
+        for condition in &mut self.conditions {
+            let (Condition::Absent(key) | Condition::Equals(key, _)) = condition;
+            put(key);
+        }
+        for write in &mut self.writes {
+            let (Write::Put(key, _) | Write::Delete(key)) = write;
+            put(key);
+        }
+        self
+    }
 }
 
 /// How a transaction ended.
@@ -156,7 +170,11 @@ pub enum Error {
 
 /// A place in the bounded queue of the store, taken before a lock so that [`Slot::submit`] can
 /// neither wait nor fail under it.
-pub struct Slot(Submit);
+pub struct Slot {
+    submit: Submit,
+    /// Bytes of prefixes that are put before the keys, and that no answer shows.
+    prefix: usize,
+}
 
 type Submit = Box<dyn FnOnce(Txn, oneshot::Sender<Result<Outcome, Error>>) + Send>;
 
@@ -166,15 +184,23 @@ impl Slot {
     pub fn new(
         submit: impl FnOnce(Txn, oneshot::Sender<Result<Outcome, Error>>) + Send + 'static,
     ) -> Self {
-        Self(Box::new(submit))
+        Self { submit: Box::new(submit), prefix: 0 }
+    }
+
+    /// This slot for one whose keys all stand behind `prefix`.
+    pub(crate) fn behind(self, prefix: Arc<[u8]>) -> Self {
+        let Self { submit, prefix: before } = self;
+        let bytes = before + prefix.len();
+        let submit = move |txn: Txn, answer| submit(txn.behind(&prefix), answer);
+        Self { submit: Box::new(submit), prefix: bytes }
     }
 
     /// Queues the transaction at once, in the order of these calls.
     #[must_use = "the transaction is durable only when this is awaited"]
     pub fn submit(self, txn: Txn) -> Pending {
         let (answer, pending) = oneshot::channel();
-        (self.0)(txn, answer);
-        Pending(pending)
+        (self.submit)(txn, answer);
+        Pending { answer: pending, prefix: self.prefix }
     }
 }
 
@@ -186,13 +212,25 @@ impl fmt::Debug for Slot {
 
 /// A submitted transaction; the transaction happens whether or not this is awaited.
 #[derive(Debug)]
-pub struct Pending(oneshot::Receiver<Result<Outcome, Error>>);
+pub struct Pending {
+    answer: oneshot::Receiver<Result<Outcome, Error>>,
+    /// Bytes that a conflict's key has too many.
+    prefix: usize,
+}
 
 impl Future for Pending {
     type Output = Result<Outcome, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(Error::Closed)))
+        let prefix = self.prefix;
+        Pin::new(&mut self.answer).poll(cx).map(|answer| match answer {
+            Ok(Ok(Outcome::Conflict { mut key, current })) => {
+                key.drain(..prefix.min(key.len()));
+                Ok(Outcome::Conflict { key, current })
+            }
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Closed),
+        })
     }
 }
 

@@ -1,26 +1,65 @@
-//! What every store promises, on the store on sled with each durability.
+//! What every store promises, on the store on sled with each durability, and on a part of one that
+//! others share.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod suite;
 
 use std::sync::Arc;
 
-use goperation_store::{Durability, Options, SledStore, Store};
+use goperation_store::{Durability, Options, Prefixed, Row, Scan, SledStore, Store, Txn};
 use tempfile::TempDir;
 
-/// Runs each part of the suite on a new store of each durability.
+/// Runs each part of the suite on a new store of each durability, and on parts of one.
 macro_rules! contract {
-    ($($part:ident),+ $(,)?) => {$(
-        #[tokio::test]
-        async fn $part() {
-            for durability in [Durability::Crash, Durability::Power, Durability::None] {
-                let folder = TempDir::new().unwrap();
-                let store = SledStore::open(Options::new(folder.path()).durability(durability));
-                let store = store.unwrap();
-                suite::$part(Arc::new(store.clone())).await;
-                store.close().await;
+    ($($part:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $part() {
+                for durability in [Durability::Crash, Durability::Power, Durability::None] {
+                    let folder = TempDir::new().unwrap();
+                    let store = SledStore::open(Options::new(folder.path()).durability(durability));
+                    let store = store.unwrap();
+                    suite::$part(Arc::new(store.clone())).await;
+                    store.close().await;
+                }
             }
+        )+
+
+        mod prefixed {
+            $(
+                #[tokio::test]
+                async fn $part() {
+                    super::behind_prefixes(super::suite::$part).await;
+                }
+            )+
         }
-    )+};
+    };
+}
+
+/// Runs a part of the suite behind prefixes, the last of which has no next one, with rows of others
+/// right before and after, which must not change.
+async fn behind_prefixes(part: impl AsyncFn(Arc<dyn Store>)) {
+    let folder = TempDir::new().unwrap();
+    let sled = SledStore::open(Options::new(folder.path())).unwrap();
+    let shared: Arc<dyn Store> = Arc::new(sled.clone());
+    let others: [&[u8]; 6] = [b"", b"a", b"a/\xff", b"a0", b"b", b"\xfe\xff"];
+    let others: Vec<Row> = others.map(|key| (key.to_vec(), b"other".to_vec())).into();
+    for (key, value) in &others {
+        shared.commit(Txn::new().put(key.clone(), value.clone())).await.unwrap();
+    }
+    for prefix in [b"a/1/".as_slice(), b"a/2/", b"\xff"] {
+        let one: Arc<dyn Store> = Arc::new(Prefixed::new(Arc::clone(&shared), prefix));
+        part(Arc::clone(&one)).await;
+        // One behind another one.
+        part(Arc::new(Prefixed::new(one, b"and/"))).await;
+    }
+    let mut rows = shared.scan(Scan::prefix("")).await.unwrap();
+    rows.retain(|(key, _)| {
+        !key.starts_with(b"a/1/") && !key.starts_with(b"a/2/") && !key.starts_with(b"\xff")
+    });
+    assert_eq!(rows, others);
+    sled.close().await;
 }
 
 contract! {

@@ -231,6 +231,7 @@ impl Fleet {
             agents: String::new(),
             finish_time: finish.map(goperation::to_timestamp),
             message_id: String::new(),
+            request_id: String::new(),
         };
         let answer = self.bridge().cast(request).await.map_err(|s| Error::from_status(&s))?;
         Ok(answer.into_inner().message_id)

@@ -9,6 +9,7 @@ mod clients;
 mod delete;
 mod delete_steps;
 mod dev;
+mod emulate;
 mod entity;
 mod facts;
 mod files;

@@ -113,6 +113,11 @@ impl Site {
         self.broker.split(['/', '"']).find(|part| part.starts_with("test-")).expect("a vhost")
     }
 
+    /// The address of the virtual host.
+    pub(crate) fn broker_uri(&self) -> &str {
+        self.broker.split('"').find(|part| part.starts_with("amqp://")).expect("a uri")
+    }
+
     /// Where the manager listens.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -8,13 +8,16 @@
 //! What a method leaves running on purpose must let go of stdout and stderr, or it is killed when
 //! the method's own process has ended; best it makes a session of its own.
 
-use std::{pin::pin, process::Stdio, time::Duration};
+use std::{
+    convert::Infallible, future::pending, path::Path, pin::pin, process::Stdio, time::Duration,
+};
 
 use goperation::{Error, JsonObject, MessageId, Reason, Result};
 use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     process::{ChildStderr, ChildStdin, ChildStdout, Command},
+    sync::watch,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::warn;
@@ -25,8 +28,10 @@ use super::{
 };
 use crate::{config::MethodSpec, ports::Reserved};
 
+mod progress;
 mod result;
 
+use progress::{NOBODY, PROGRESS, Progress};
 use result::{Failed, TAIL, Tail};
 
 /// How long, after a program has ended, its output is waited for when another process holds it.
@@ -43,6 +48,8 @@ pub struct Invocation {
     pub subject: Option<Subject>,
     /// Its arguments.
     pub args: JsonObject,
+    /// Gets the newest line that it says of its progress; none when nobody wants to know.
+    pub progress: Option<watch::Sender<String>>,
 }
 
 /// The entity that a method is about.
@@ -79,6 +86,10 @@ impl Endpoint {
             }
         };
         let input = self.input(&invocation, &home.to_string_lossy());
+        let progress = match invocation.progress.clone() {
+            Some(told) => self.progress(told).await,
+            None => None,
+        };
         let (program, arguments) = spec.program.split_first().ok_or_else(|| {
             Error::new(Reason::Internal, format!("method {} has no program", invocation.method))
         })?;
@@ -93,6 +104,7 @@ impl Endpoint {
             .env("GOP_METHOD", &invocation.method)
             .env("GOP_HOME", &home)
             .env(MESSAGE_ID, invocation.message_id.as_str())
+            .env(PROGRESS, progress.as_ref().map_or(Path::new(NOBODY), Progress::path))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -112,7 +124,19 @@ impl Endpoint {
         let (Some(stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
             return Err(about.error("the pipes of the program are not there".to_owned()));
         };
-        Ok(Running { about, spec: spec.clone(), deadline, input, group, stdin, stdout, stderr })
+        let spec = spec.clone();
+        Ok(Running { about, spec, deadline, input, group, stdin, stdout, stderr, progress })
+    }
+
+    /// Where a method says how far it is. Without one it runs all the same.
+    async fn progress(&self, told: watch::Sender<String>) -> Option<Progress> {
+        match Progress::open(self.progress_folder(), told).await {
+            Ok(progress) => Some(progress),
+            Err(error) => {
+                warn!(%error, "what the method says of its progress is not heard");
+                None
+            }
+        }
     }
 
     fn input(&self, invocation: &Invocation, home: &str) -> Vec<u8> {
@@ -156,6 +180,7 @@ pub struct Running {
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: ChildStderr,
+    progress: Option<Progress>,
 }
 
 /// How a run ended.
@@ -183,7 +208,8 @@ impl Running {
     /// too much output or with what is no JSON object that can cross (contract §3). Exit code or
     /// signal and the ends of stderr and stdout are in the metadata.
     pub async fn wait(self) -> Result<JsonObject> {
-        let Self { about, spec, deadline, input, mut group, stdin, stdout, stderr } = self;
+        let Self { about, spec, deadline, input, mut group, stdin, stdout, stderr, progress } =
+            self;
         let mut output = Vec::new();
         let mut errors = Tail::new(TAIL);
         let end = {
@@ -195,7 +221,11 @@ impl Running {
                 )
                 .map(drop)
             };
-            drive(&mut group, deadline, pipes).await
+            tokio::select! {
+                biased;
+                end = drive(&mut group, deadline, pipes) => end,
+                never = follow_progress(progress) => match never {},
+            }
         };
         if !matches!(end, End::Itself) {
             group.kill();
@@ -249,6 +279,13 @@ async fn drive(
         }
     }
     End::Itself
+}
+
+async fn follow_progress(progress: Option<Progress>) -> Infallible {
+    match progress {
+        Some(mut progress) => progress.follow().await,
+        None => pending().await,
+    }
 }
 
 /// Writes all input. A program may close its stdin unread: that is no failure.

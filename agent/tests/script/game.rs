@@ -54,6 +54,7 @@ impl Game {
             message_id: self.message_id.clone(),
             subject: None,
             args: args.as_object().unwrap().clone(),
+            progress: None,
         }
     }
 

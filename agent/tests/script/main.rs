@@ -92,6 +92,7 @@ async fn arguments_are_not_words_of_a_shell_and_the_environment_is_clean() {
         "GOP_HOME",
         "GOP_MESSAGE_ID",
         "GOP_METHOD",
+        "GOP_PROGRESS",
         "HOME",
         "LANG",
         "MODE",

@@ -9,10 +9,12 @@
 #[expect(dead_code, reason = "shared with the whole-system tests")]
 mod fleet;
 
+mod clerk;
 mod delete;
 mod messages;
 mod ports;
 mod report;
+mod requests;
 mod status;
 mod token;
 mod upgrade;

@@ -106,6 +106,8 @@ struct BodyRow {
     /// Encoded `google.rpc.Status`, instead of an object.
     #[prost(bytes = "vec", optional, tag = "16")]
     failure: Option<Vec<u8>>,
+    #[prost(string, optional, tag = "17")]
+    request: Option<String>,
 }
 
 macro_rules! versioned {
@@ -170,6 +172,7 @@ pub(super) fn encode(message: &Message) -> Vec<u8> {
         sent: message.sent,
         object,
         failure,
+        request: message.request.clone(),
     }
     .encode_to_vec()
 }
@@ -198,6 +201,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
         attempt: row.attempt,
         reply_to: row.reply_to,
         correlation: row.correlation,
+        request: row.request,
         traceparent: row.traceparent,
         sent: row.sent,
         body: match row.failure {
@@ -227,6 +231,7 @@ mod tests {
             attempt: 3,
             reply_to: Some("b1".into()),
             correlation: Some("c".into()),
+            request: Some("r".into()),
             traceparent: Some("t".into()),
             sent: 5,
             body,
@@ -241,6 +246,25 @@ mod tests {
         let failure =
             message(Body::Failure(Box::new(Error::new(Reason::PortTaken, "7001").with("port", 1))));
         assert_eq!(decode(&encode(&failure)), Some(failure));
+    }
+
+    #[test]
+    fn a_row_from_before_requests_is_read() {
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Before {
+            #[prost(uint32, tag = "1")]
+            version: u32,
+            #[prost(uint32, tag = "2")]
+            kind: u32,
+            #[prost(string, tag = "3")]
+            id: String,
+            #[prost(bytes = "vec", tag = "15")]
+            object: Vec<u8>,
+        }
+        let before =
+            Before { version: VERSION, kind: 1, id: "m1".to_owned(), object: b"{}".to_vec() };
+        let read = decode(&before.encode_to_vec()).unwrap();
+        assert_eq!((read.id.as_str(), read.request), ("m1", None));
     }
 
     #[test]

@@ -70,6 +70,10 @@ pub struct RabbitConfig {
     /// Messages in one notify queue at most; more are refused. Used when the queue is made; later
     /// a broker policy changes it.
     pub notify_max_length: u32,
+    /// Whether all agents of this transport consume over one connection: for many in one process.
+    /// Not for files: an agent by itself has one of its own.
+    #[serde(skip)]
+    pub one_connection: bool,
 }
 
 impl Default for RabbitConfig {
@@ -84,6 +88,7 @@ impl Default for RabbitConfig {
             max_message_bytes: 1 << 20,
             dead_max_length: 10_000,
             notify_max_length: 10_000,
+            one_connection: false,
         }
     }
 }
@@ -100,6 +105,7 @@ impl fmt::Debug for RabbitConfig {
             .field("max_message_bytes", &self.max_message_bytes)
             .field("dead_max_length", &self.dead_max_length)
             .field("notify_max_length", &self.notify_max_length)
+            .field("one_connection", &self.one_connection)
             .finish()
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! Invariant: a subscription goes on, over new connections, until it is dropped.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use goperation::now_millis;
 use lapin::BasicProperties;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -25,6 +25,12 @@ use super::{
 };
 use crate::{Address, PublishError, Source, Subscription};
 
+/// Many agents on one connection prove their ways so much less often: each that is proved also
+/// proves the connection of all.
+const SHARED: u32 = 8;
+/// Before one of them consumes anew.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Starts a subscription.
 pub(super) fn start(
     context: &Arc<Context>,
@@ -37,9 +43,13 @@ pub(super) fn start(
     let cancel = context.cancel.child_token();
     let (taps, link, agent) = match source {
         Source::Agent(agent) => {
-            // A connection of its own: what the canary tears down is this agent's alone.
-            let name = format!("{} agent {agent}", context.config.prefix);
-            let link = Link::start(context, name, cancel.clone());
+            let link = if context.config.one_connection {
+                context.shared()
+            } else {
+                // A connection of its own: what the canary tears down is this agent's alone.
+                let name = format!("{} agent {agent}", context.config.prefix);
+                Link::start(context, name, cancel.clone())
+            };
             let taps = vec![
                 Tap::Call(agent.clone()),
                 Tap::AnyCall(agent.agent_type.clone()),
@@ -124,6 +134,10 @@ impl Running {
             for feed in &self.feeds {
                 feed.live.feed(feed.number, false);
             }
+            if session.alive() {
+                // A shared connection: what is wrong with one agent must not spin on it.
+                sleep(PAUSE).await;
+            }
         }
     }
 }
@@ -137,10 +151,13 @@ struct Canary {
 }
 
 impl Canary {
-    /// Sends canaries while the feeds consume; returns, with the connection torn down, when one
-    /// stays away. Troubles of publishing are not judged: another connection does that.
+    /// Sends canaries while the feeds consume; returns, with a connection of its own torn down, when
+    /// one stays away. Troubles of publishing are not judged: another connection does that.
     async fn run(&self, session: &Session) {
-        let interval = canary_interval(self.context.config.heartbeat);
+        let short = canary_interval(self.context.config.heartbeat);
+        let interval = short * if self.context.config.one_connection { SHARED } else { 1 };
+        // Until the way is proved for the first time.
+        let mut proved = false;
         let mut consuming = self.live.consuming();
         let mut changes = self.nest.changes();
         self.live.canary(false);
@@ -153,7 +170,7 @@ impl Canary {
                 return;
             }
             consuming.mark_unchanged();
-            let next = Instant::now() + interval;
+            let next = Instant::now() + if proved { interval } else { short };
             number += 1;
             match self.send(number, interval).await {
                 Ok(()) => away = away.or(Some((number, Instant::now()))),
@@ -166,14 +183,14 @@ impl Canary {
             // Wait for it, until the next one is due or a feed begins anew.
             loop {
                 if away.is_some_and(|(first, _)| self.nest.seen() >= first) {
-                    away = None;
+                    (away, proved) = (None, true);
                     self.live.canary(true);
                 }
                 tokio::select! {
                     () = sleep_until(next) => break,
                     _ = changes.changed() => {}
                     _ = consuming.changed() => {
-                        away = None;
+                        (away, proved) = (None, false);
                         break;
                     }
                 }
@@ -189,12 +206,17 @@ impl Canary {
     }
 
     fn tear_down(&self, session: &Session, why: &str) {
-        tracing::warn!(agent = %self.agent, why, "rebuilding the connection");
         self.live.canary(false);
-        session.abort();
+        if self.context.config.one_connection {
+            // The others consume over it; its own channels are made anew.
+            tracing::warn!(agent = %self.agent, why, "consuming anew");
+        } else {
+            tracing::warn!(agent = %self.agent, why, "rebuilding the connection");
+            session.abort();
+        }
     }
 
-    async fn send(&self, number: u64, life: std::time::Duration) -> Result<(), PublishError> {
+    async fn send(&self, number: u64, life: Duration) -> Result<(), PublishError> {
         let target =
             Target { exchange: self.context.layout.agent(&self.agent), key: call_key(&self.agent) };
         let properties = BasicProperties::default()

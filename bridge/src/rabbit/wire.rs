@@ -74,6 +74,7 @@ pub(super) fn encode(
     headers.number("deadline", message.deadline);
     headers.number("attempt", Some(u64::from(message.attempt)));
     headers.number("sent", Some(message.sent));
+    headers.text("request", message.request.as_deref());
     headers.text("traceparent", message.traceparent.as_deref());
     if let Route::Dead(agent) = route {
         headers.text(REASON, message.correlation.as_deref());
@@ -142,6 +143,7 @@ pub(super) fn decode(properties: &BasicProperties, body: &[u8]) -> Result<Messag
         attempt: number("attempt").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         reply_to: owned(properties.reply_to()),
         correlation: owned(properties.correlation_id()),
+        request: text("request"),
         traceparent: text("traceparent"),
         sent: number("sent").unwrap_or(0),
         body,
@@ -262,6 +264,7 @@ mod tests {
             attempt: 3,
             reply_to: Some("b1".into()),
             correlation: Some("c1".into()),
+            request: Some("0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77".into()),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             sent: 10_000,
             body: Body::Object(

@@ -27,6 +27,20 @@ async fn a_cast_is_taken_for_a_known_agent_only() {
 }
 
 #[tokio::test]
+async fn a_cast_says_which_request_it_belongs_to() {
+    let bed = bed().await;
+    bed.known(&["game"]).await;
+    let mut client = bed.client();
+    let id = "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77";
+    client.cast(v1::CastRequest { request_id: id.into(), ..cast() }).await.unwrap();
+    client.cast(cast()).await.unwrap();
+    let mut agent = bed.agent().await;
+    assert_eq!(agent.message().await.request.as_deref(), Some(id));
+    assert_eq!(agent.message().await.request, None);
+    bed.close().await;
+}
+
+#[tokio::test]
 async fn a_broadcast_needs_one_taker_at_least_and_names_whom_it_is_for() {
     let bed = bed().await;
     let mut client = bed.client();
@@ -85,6 +99,7 @@ async fn every_bad_field_is_named() {
         agents: "1-3".into(),
         finish_time: Some(to_timestamp(now_millis() + 100 * 24 * HOUR)),
         message_id: "no blanks".into(),
+        request_id: "R1".into(),
     };
     let error = failure(bed.client().cast(bad).await);
     let mut fields: Vec<_> = error.violations.iter().map(|v| v.field.as_str()).collect();
@@ -94,6 +109,7 @@ async fn every_bad_field_is_named() {
         "finish_time",
         "message_id",
         "method",
+        "request_id",
         "target.host",
         "target.namespace",
         "target.topic",

@@ -36,6 +36,7 @@ pub(crate) async fn every_field_of_a_message_arrives(bed: &Bed) {
         agents: Some(Ranges::parse("agents", "1-3,7").unwrap()),
         agent_type: Some("application".into()),
         attempt: 3,
+        request: Some("0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77".into()),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         // 2^53, text and nesting: nothing is rounded.
         body: goperation_bridge::Body::Object(
@@ -192,7 +193,7 @@ pub(crate) async fn a_retry_comes_back_after_its_delay_and_delays_no_other(bed: 
         } else {
             Route::RetryCast(h1.clone(), step)
         };
-        let message = Message { attempt: 1, ..cast(number) };
+        let message = Message { attempt: 1, request: Some("r".into()), ..cast(number) };
         bed.agent.publish(&route, &message).await.unwrap();
     }
     bed.bridge.publish(&Route::Cast(h1.clone()), &cast(0)).await.unwrap();
@@ -207,6 +208,7 @@ pub(crate) async fn a_retry_comes_back_after_its_delay_and_delays_no_other(bed: 
         assert!(start.elapsed() >= after, "{n} came after {:?}", start.elapsed());
         // Were it held back by the longer step before it, it would come after that one.
         assert_eq!(delivery.message.attempt, u32::from(n > 0));
+        assert_eq!(delivery.message.request.is_some(), n > 0);
         delivery.ack.ack().await;
     }
 }

@@ -50,6 +50,7 @@ pub(crate) fn message(kind: Kind, number: u64) -> Message {
         attempt: 0,
         reply_to: None,
         correlation: None,
+        request: None,
         traceparent: None,
         sent: now_millis(),
         body: Body::Object(body),

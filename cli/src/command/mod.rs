@@ -8,5 +8,6 @@ pub(crate) mod facts;
 pub(crate) mod notify;
 pub(crate) mod port;
 pub(crate) mod queue;
+pub(crate) mod request;
 pub(crate) mod send;
 pub(crate) mod upgrade;

@@ -39,6 +39,7 @@ pub(crate) async fn cast(client: &Client, output: Output, cast: Cast) -> Result<
         agents: cast.agents,
         finish_time: resolved.finish_time,
         message_id: resolved.message_id.clone(),
+        request_id: String::new(),
     };
     let answer = client
         .bridge()

@@ -4,6 +4,7 @@
 pub(crate) mod agent;
 pub(crate) mod bridge;
 pub(crate) mod dev;
+pub(crate) mod emulate;
 mod fleet;
 mod games;
 pub(crate) mod manager;

@@ -5,5 +5,6 @@
 mod commands;
 mod dev;
 mod process;
+mod request;
 mod tour;
 mod usage;

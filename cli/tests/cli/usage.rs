@@ -9,7 +9,9 @@ fn help_is_on_stdout_and_has_the_exit_codes() {
     let output = gop(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for word in ["dev", "manager", "bridge", "agent", "entity", "Exit codes:", "GOP_SERVER"] {
+    for word in
+        ["dev", "manager", "bridge", "agent", "entity", "request", "Exit codes:", "GOP_SERVER"]
+    {
         assert!(help.contains(word), "{word}");
     }
     let call = text(&gop(&["call", "--help"]).stdout);
@@ -39,6 +41,16 @@ fn wrong_usage_is_two() {
         &["entity", "stop", "sample:1", "--grace", "2h"],
         &["endpoint", "choose"],
         &["queue", "ls", "--log-level", "a=b=c"],
+        &["request", "run", "echo"],
+        &["request", "run", "--on", "all"],
+        &["request", "run", "echo", "--on", "sample"],
+        &["request", "run", "echo", "--on", "all", "--batch", "101%"],
+        &["request", "run", "echo", "--on", "all", "--max-fail", "some"],
+        &["request", "run", "echo", "--on", "all", "--canary", "0"],
+        &["request", "run", "echo", "--on", "all", "--plan", "--watch"],
+        &["request", "run", "echo", "--on", "all", "--detach", "--jsonl"],
+        &["request", "watch"],
+        &["request", "ls", "-n", "1001"],
     ] {
         let (code, said) = refused(args);
         assert_eq!(code, 2, "{args:?}: {said}");

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use goperation::{
     AgentStatus, Error, Result,
     v1::{
-        Agent, AgentFacts, AgentState, EditAgentRequest, IndexAgentsRequest, IndexAgentsResponse,
-        NewAgentResponse, UpdateAgentRequest,
+        Agent, AgentFacts, AgentState, EditAgentRequest, EditAgentResponse, IndexAgentsRequest,
+        IndexAgentsResponse, NewAgentResponse, UpdateAgentRequest,
     },
 };
 
-use super::{App, hardware::Hardware};
+use super::{App, hardware::Hardware, once::Seal};
 use crate::{
     check, etag,
     filter::{Cell, Field, Filter, Kind, Row},
@@ -126,8 +126,13 @@ impl By {
 }
 
 impl App {
+    /// Reads a filter of agents.
+    pub(crate) fn agent_filter(text: &str) -> Result<Filter> {
+        Filter::parse(text, FIELDS)
+    }
+
     /// Number of entities on each agent that has any.
-    pub(super) async fn entity_counts(&self) -> Result<HashMap<u32, usize>> {
+    pub(crate) async fn entity_counts(&self) -> Result<HashMap<u32, usize>> {
         let mut counts = HashMap::new();
         for key in self.db.keys(keys::ENTITIES_ON.to_vec()).await? {
             if let Some((agent, _, _)) = keys::split_entity_on(&key) {
@@ -160,7 +165,7 @@ impl App {
         order_by: &str,
         keep: impl Fn(&AgentRecord) -> bool,
     ) -> Result<Page<Agent>> {
-        let filter = check::both(Filter::parse(filter, FIELDS), order(order_by));
+        let filter = check::both(Self::agent_filter(filter), order(order_by));
         let (ask, (filter, (by, descending))) = check::both(ask, filter)?;
         let counts = self.entity_counts().await?;
         let rows = self.agent_records().await?.into_iter().filter(keep).map(|record| {
@@ -214,17 +219,22 @@ impl App {
     pub(crate) async fn update_agent(&self, q: UpdateAgentRequest, now: u64) -> Result<Agent> {
         let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
         let change = Change::whole("agent", &agent.description, &agent.labels)?;
-        self.change_agent(&agent, &change, &Hardware::default(), now).await
+        self.change_agent(&agent, &change, &Hardware::default(), now, None).await
     }
 
-    pub(crate) async fn edit_agent(&self, q: EditAgentRequest, now: u64) -> Result<Agent> {
+    pub(crate) async fn edit_agent(
+        &self,
+        q: EditAgentRequest,
+        now: u64,
+        seal: Option<&Seal>,
+    ) -> Result<Agent> {
         let agent = q.agent.ok_or_else(|| Error::invalid("agent", "must be given"))?;
         let mask = q.update_mask.as_ref();
         let change =
             Change::masked("agent", mask, &agent.description, &agent.labels, Hardware::PATHS)?;
         let masked = mask.is_some_and(|mask| !mask.paths.is_empty());
         let hardware = Hardware::read(&agent, masked.then(|| change.more()));
-        self.change_agent(&agent, &change, &hardware, now).await
+        self.change_agent(&agent, &change, &hardware, now, seal).await
     }
 
     async fn change_agent(
@@ -233,10 +243,11 @@ impl App {
         change: &Change,
         hardware: &Hardware,
         now: u64,
+        seal: Option<&Seal>,
     ) -> Result<Agent> {
         let id = check::number("agent.id", agent.id)?;
         let mut tx = self.db.begin();
-        let record = loop {
+        loop {
             let mut record: AgentRecord =
                 tx.get(keys::agent(id)).await?.ok_or_else(|| check::no_agent(id))?;
             etag::check(&agent.etag, &record.etag(), &format!("agent {id}"))?;
@@ -245,11 +256,14 @@ impl App {
                 record.touch(now);
                 tx.put(keys::agent(id), &record);
             }
-            if tx.commit().await? {
-                break record;
+            let view = self.agent_view(&record).await?;
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &EditAgentResponse { agent: Some(view.clone()) });
             }
-        };
-        self.agent_view(&record).await
+            if tx.commit().await? {
+                return Ok(view);
+            }
+        }
     }
 }
 

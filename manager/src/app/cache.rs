@@ -8,16 +8,16 @@ use std::{collections::BTreeSet, time::Duration};
 use goperation::{
     Error, MessageId, Reason, Result, json_to_struct, struct_to_json, to_duration,
     v1::{
-        Cache, CreateCacheRequest, DeleteCacheRequest, DeleteCacheResponse, EditCacheRequest,
-        FlushCachesResponse, IndexCachesRequest, IndexCachesResponse, NewCacheResponse,
-        UpdateCacheRequest,
+        Cache, CreateCacheRequest, CreateCacheResponse, DeleteCacheRequest, DeleteCacheResponse,
+        EditCacheRequest, EditCacheResponse, FlushCachesResponse, IndexCachesRequest,
+        IndexCachesResponse, NewCacheResponse, UpdateCacheRequest, UpdateCacheResponse,
     },
 };
 use goperation_store::Key;
-use prost::Message as _;
+use prost::Message;
 use prost_types::Struct;
 
-use super::App;
+use super::{App, once::Seal};
 use crate::{
     check::{self, Violations},
     etag,
@@ -198,7 +198,12 @@ impl App {
         Ok(record.to_api())
     }
 
-    pub(crate) async fn create_cache(&self, q: CreateCacheRequest, now: u64) -> Result<Cache> {
+    pub(crate) async fn create_cache(
+        &self,
+        q: CreateCacheRequest,
+        now: u64,
+        seal: Option<&Seal>,
+    ) -> Result<CreateCacheResponse> {
         let cache = q.cache.ok_or_else(|| Error::invalid("cache", "must be given"))?;
         let mut bad = Violations::default();
         let made = format!("cache-{}", MessageId::generate());
@@ -209,25 +214,30 @@ impl App {
         let wanted = Wanted::read(&mut bad, &cache)?;
         let (Some(key), Some(wanted)) = (key, wanted) else { return Err(bad.error()) };
         let record = wanted.record(key, now);
-        self.write_cache(key, now, |former| match former {
+        let make = |former: Option<&CacheRecord>| match former {
             Some(_) => Err(Error::new(
                 Reason::AlreadyExists,
                 format!("there is a cache {key} already; update it, or take another key"),
             )
             .with("key", key)),
             None => Ok(Some(record.clone())),
-        })
-        .await
+        };
+        let answer = |cache| CreateCacheResponse { cache: Some(cache) };
+        self.write_cache(key, now, make, answer, seal).await
     }
 
-    pub(crate) async fn update_cache(&self, q: UpdateCacheRequest, now: u64) -> Result<Cache> {
+    pub(crate) async fn update_cache(
+        &self,
+        q: UpdateCacheRequest,
+        now: u64,
+    ) -> Result<UpdateCacheResponse> {
         let cache = q.cache.ok_or_else(|| Error::invalid("cache", "must be given"))?;
         let mut bad = Violations::default();
         let key = bad.take(checked_key("cache.key", &cache.key));
         let wanted = Wanted::read(&mut bad, &cache)?;
         let (Some(key), Some(wanted)) = (key, wanted) else { return Err(bad.error()) };
         let first = wanted.record(key, now);
-        self.write_cache(key, now, |former| {
+        let make = |former: Option<&CacheRecord>| -> Result<_> {
             let Some(former) = former else {
                 return if cache.etag.is_empty() {
                     Ok(Some(first.clone()))
@@ -238,11 +248,17 @@ impl App {
             etag::check(&cache.etag, &former.etag(), &format!("cache {key}"))?;
             let (create_time, revision) = (former.create_time, former.revision + 1);
             Ok(Some(CacheRecord { create_time, revision, ..first.clone() }))
-        })
-        .await
+        };
+        let answer = |cache| UpdateCacheResponse { cache: Some(cache) };
+        self.write_cache(key, now, make, answer, None).await
     }
 
-    pub(crate) async fn edit_cache(&self, q: EditCacheRequest, now: u64) -> Result<Cache> {
+    pub(crate) async fn edit_cache(
+        &self,
+        q: EditCacheRequest,
+        now: u64,
+        seal: Option<&Seal>,
+    ) -> Result<EditCacheResponse> {
         let cache = q.cache.ok_or_else(|| Error::invalid("cache", "must be given"))?;
         let mut bad = Violations::default();
         let key = bad.take(checked_key("cache.key", &cache.key));
@@ -258,7 +274,7 @@ impl App {
         let wanted = Wanted::read(&mut bad, &cache)?;
         let (Some(key), Some(wanted)) = (key, wanted) else { return Err(bad.error()) };
         bad.finish()?;
-        self.write_cache(key, now, |former| {
+        let make = |former: Option<&CacheRecord>| -> Result<_> {
             let mut record = former.cloned().ok_or_else(|| no_cache(key))?;
             etag::check(&cache.etag, &record.etag(), &format!("cache {key}"))?;
             if !ttl && (!value || record.value.as_ref() == Some(&wanted.value)) {
@@ -274,8 +290,9 @@ impl App {
             record.update_time = now;
             record.revision += 1;
             Ok(Some(record))
-        })
-        .await
+        };
+        let answer = |cache| EditCacheResponse { cache: Some(cache) };
+        self.write_cache(key, now, make, answer, seal).await
     }
 
     pub(crate) async fn delete_cache(
@@ -367,19 +384,21 @@ impl App {
     }
 
     /// Stores what `make` makes of the cache that there is, if it makes anything.
-    async fn write_cache(
+    async fn write_cache<A: Message>(
         &self,
         key: &str,
         now: u64,
         make: impl Fn(Option<&CacheRecord>) -> Result<Option<CacheRecord>> + Send,
-    ) -> Result<Cache> {
+        wrap: impl Fn(Cache) -> A + Send,
+        seal: Option<&Seal>,
+    ) -> Result<A> {
         let mut swept = false;
         let mut tx = self.db.begin();
         loop {
             let stored = tx.get::<CacheRecord>(keys::cache(key)).await?;
             let live = stored.as_ref().filter(|stored| stored.is_live(now));
             let made = make(live)?;
-            let answer = made.as_ref().or(live).ok_or_else(|| no_cache(key))?.to_api();
+            let answer = wrap(made.as_ref().or(live).ok_or_else(|| no_cache(key))?.to_api());
             if let Some(made) = made {
                 let mut totals =
                     tx.get::<CacheTotals>(keys::cache_totals()).await?.unwrap_or_default();
@@ -401,6 +420,9 @@ impl App {
                 tx.put(keys::cache_totals(), &totals);
                 tx.put(keys::cache(key), &made);
                 tx.put(keys::cache_time(made.expire_time, key), &made.mark());
+            }
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &answer);
             }
             if tx.commit().await? {
                 return Ok(answer);

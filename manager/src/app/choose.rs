@@ -5,9 +5,9 @@ use goperation::{
     v1::{ChooseRequest, ChooseResponse},
 };
 
-use super::{App, endpoint::no_endpoint};
+use super::App;
 use crate::{
-    check::Violations,
+    check::{Violations, no_endpoint},
     keys,
     placement::{Choice, Host, Wish},
     record::AgentRecord,

@@ -14,6 +14,8 @@ use crate::keys;
 const PURGE: Duration = Duration::from_secs(600);
 /// Pause between looks for caches that have expired.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Pause between looks for requests that are too old or too many.
+const LOOK_AT_REQUESTS: Duration = Duration::from_secs(60);
 /// How long it is remembered that an entity was deleted, in milliseconds: longer than any message
 /// may be on its way.
 const REMEMBER: u64 = 8 * 24 * 3600 * 1000;
@@ -32,6 +34,7 @@ impl App {
                 self.purge(),
                 self.sweep(),
                 self.trim(),
+                self.drop_requests(),
             );
         };
         tokio::select! {
@@ -69,7 +72,19 @@ impl App {
             if let Err(error) = self.sweep_caches(now_millis()).await {
                 tracing::warn!(%error, "failed to remove expired caches");
             }
+            if let Err(error) = self.drop_expired_rows(now_millis()).await {
+                tracing::warn!(%error, "failed to drop rows of requests");
+            }
             tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    async fn drop_requests(&self) {
+        loop {
+            if let Err(error) = self.drop_old_requests(now_millis()).await {
+                tracing::warn!(%error, "failed to remove old requests");
+            }
+            tokio::time::sleep(LOOK_AT_REQUESTS).await;
         }
     }
 

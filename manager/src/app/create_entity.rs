@@ -11,7 +11,10 @@ use std::{
 use goperation::{
     EndpointName, Error, JsonObject, MessageId, Reason, Result, json_to_struct, now_millis,
     struct_to_json,
-    v1::{Candidate, CreateEntityRequest, CreateEntityResponse, LeftOut, PortWish},
+    v1::{
+        Candidate, CreateEntityRequest, CreateEntityResponse, DeleteEntityResponse, LeftOut,
+        PortWish,
+    },
 };
 
 use super::{
@@ -19,6 +22,7 @@ use super::{
     endpoint::not_on,
     entity::result,
     idempotency::{Keyed, Stage},
+    once::Seal,
     ports_json,
     register::next_number,
     sync::drop_entity,
@@ -315,18 +319,24 @@ impl App {
         Ok(())
     }
 
-    /// Removes the record of an entity that its agent does not have any more.
+    /// Removes the record of an entity that its agent does not have any more, and keeps the answer
+    /// to that.
     pub(super) async fn forget_entity(
         &self,
         agent: u32,
         endpoint: &str,
         number: u32,
+        seal: Option<&Seal>,
+        answer: &DeleteEntityResponse,
     ) -> Result<()> {
         let key = keys::entity(endpoint, number);
         let mut tx = self.db.begin();
         loop {
             if tx.get::<EntityRecord>(key.clone()).await?.is_some() {
                 drop_entity(&mut tx, agent, endpoint, number, now_millis());
+            }
+            if let Some(seal) = seal {
+                seal.end(&mut tx, answer);
             }
             if tx.commit().await? {
                 return Ok(());

@@ -14,6 +14,7 @@ use goperation::{
 use super::{
     App,
     entity::{name, result},
+    once::{Seal, message_id},
 };
 use crate::{
     bridge_link::{Call, had_no_effect},
@@ -43,6 +44,7 @@ impl App {
         q: DeleteEntityRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<DeleteEntityResponse> {
         let mut bad = Violations::default();
         let entity = bad.take(name(("endpoint", &q.endpoint), ("number", q.number)));
@@ -63,7 +65,9 @@ impl App {
         let wait = wait.saturating_sub(begun.elapsed()).max(SHORTEST);
         let now = now_millis();
         let until = finish.unwrap_or(now + super::millis(wait));
-        let Some(begun) = self.begin_delete_entity(endpoint, number, &q.etag, until, now).await?
+        let id = message_id(seal);
+        let Some(begun) =
+            self.begin_delete_entity(endpoint, number, &q.etag, id, (until, now)).await?
         else {
             return Ok(DeleteEntityResponse { result: None });
         };
@@ -93,8 +97,10 @@ impl App {
                     .with("entity", number));
             }
         };
-        self.forget_entity(agent, endpoint, number).await?;
-        Ok(DeleteEntityResponse { result: Some(json_to_struct("result", &result(&answer))?) })
+        let answer =
+            DeleteEntityResponse { result: Some(json_to_struct("result", &result(&answer))?) };
+        self.forget_entity(agent, endpoint, number, seal, &answer).await?;
+        Ok(answer)
     }
 
     /// Tells the agent to delete the entity in the next minute only for who has the token. Nothing
@@ -149,11 +155,10 @@ impl App {
         endpoint: &str,
         number: u32,
         etag: &str,
-        finish: u64,
-        now: u64,
+        fresh: MessageId,
+        (finish, now): (u64, u64),
     ) -> Result<Option<Begun>> {
         let key = keys::entity(endpoint, number);
-        let fresh = MessageId::generate();
         let mut tx = self.db.begin();
         loop {
             let Some(mut record) = tx.get::<EntityRecord>(key.clone()).await? else {

@@ -13,7 +13,7 @@ use goperation::{
 
 use super::App;
 use crate::{
-    check::{self, Violations},
+    check::{self, Violations, no_endpoint},
     filter::{Cell, Field, Filter, Kind, Row},
     keys,
     page::Ask,
@@ -56,11 +56,6 @@ pub(super) fn not_on(agent: &AgentRecord, name: &str) -> Error {
     )
     .with("agent", agent.id)
     .with("endpoint", name)
-}
-
-pub(super) fn no_endpoint(name: &str) -> Error {
-    Error::new(Reason::EndpointNotFound, format!("no agent has the endpoint {name}"))
-        .with("endpoint", name)
 }
 
 impl App {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use goperation::{
     EndpointName, Error, JsonObject, MessageId, Result, json_to_struct, now_millis,
     v1::{
-        EditEntityRequest, Entity, IndexEntitiesRequest, IndexEntitiesResponse, NewEntityResponse,
-        StatusEntityResponse, UpdateEntityRequest,
+        EditEntityRequest, EditEntityResponse, Entity, IndexEntitiesRequest, IndexEntitiesResponse,
+        NewEntityResponse, StatusEntityResponse, UpdateEntityRequest,
     },
 };
 
-use super::{App, process_json};
+use super::{App, once::Seal, process_json};
 use crate::{
     bridge_link::Call,
     check::{self, Violations},
@@ -152,17 +152,28 @@ impl App {
     pub(crate) async fn update_entity(&self, q: UpdateEntityRequest, now: u64) -> Result<Entity> {
         let entity = q.entity.ok_or_else(|| Error::invalid("entity", "must be given"))?;
         let change = Change::whole("entity", &entity.description, &entity.labels)?;
-        self.change_entity(&entity, &change, now).await
+        self.change_entity(&entity, &change, now, None).await
     }
 
-    pub(crate) async fn edit_entity(&self, q: EditEntityRequest, now: u64) -> Result<Entity> {
+    pub(crate) async fn edit_entity(
+        &self,
+        q: EditEntityRequest,
+        now: u64,
+        seal: Option<&Seal>,
+    ) -> Result<Entity> {
         let entity = q.entity.ok_or_else(|| Error::invalid("entity", "must be given"))?;
         let mask = q.update_mask.as_ref();
         let change = Change::masked("entity", mask, &entity.description, &entity.labels, &[])?;
-        self.change_entity(&entity, &change, now).await
+        self.change_entity(&entity, &change, now, seal).await
     }
 
-    async fn change_entity(&self, entity: &Entity, change: &Change, now: u64) -> Result<Entity> {
+    async fn change_entity(
+        &self,
+        entity: &Entity,
+        change: &Change,
+        now: u64,
+        seal: Option<&Seal>,
+    ) -> Result<Entity> {
         let (endpoint, number) =
             name(("entity.endpoint", &entity.endpoint), ("entity.number", entity.number))?;
         let key = keys::entity(endpoint.as_str(), number);
@@ -178,8 +189,12 @@ impl App {
                 record.touch(now);
                 tx.put(key.clone(), &record);
             }
+            let view = record.to_api();
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &EditEntityResponse { entity: Some(view.clone()) });
+            }
             if tx.commit().await? {
-                return Ok(record.to_api());
+                return Ok(view);
             }
         }
     }

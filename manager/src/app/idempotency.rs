@@ -11,11 +11,11 @@ use goperation::{
     v1::{Candidate, CreateEntityRequest, CreateEntityResponse, LeftOut},
 };
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     App,
     create_entity::{Begun, Place, Try, Wanted},
+    once::{KEEP, Key, digest},
     place_entity::{LEAST, left_to_next, refusal},
 };
 use crate::{
@@ -25,15 +25,10 @@ use crate::{
     record::{EntityRecord, KeyRecord, State},
 };
 
-/// Longest key, in characters.
-const LONGEST: usize = 128;
-/// How long a key is kept after the end, in milliseconds.
-const KEEP: u64 = 24 * 3600 * 1000;
-
 /// An idempotency key with what is asked for under it.
 #[derive(Debug, Clone)]
 pub(super) struct Keyed {
-    name: String,
+    key: Key,
     hash: Vec<u8>,
 }
 
@@ -53,15 +48,11 @@ impl Stage {
 impl Keyed {
     /// The key of a request, if it has one. A dry run creates nothing that could be repeated.
     pub(super) fn of(q: &CreateEntityRequest) -> Result<Option<Self>> {
-        let name = q.idempotency_key.as_str();
-        if name.is_empty() || q.dry {
+        if q.dry {
             return Ok(None);
         }
-        if name.chars().count() > LONGEST || name.chars().any(char::is_control) {
-            let what = format!("must have at most {LONGEST} printable characters");
-            return Err(Error::invalid("idempotency_key", what));
-        }
-        Ok(Some(Self { name: name.to_owned(), hash: hash(q) }))
+        let key = Key::parse(&q.idempotency_key)?;
+        Ok(key.map(|key| Self { key, hash: hash(q) }))
     }
 
     /// Records that an entity was numbered for it.
@@ -113,58 +104,21 @@ impl Keyed {
     }
 
     async fn put(&self, tx: &mut Tx, record: Option<KeyRecord>) -> Result<()> {
-        let key = keys::idempotency(&self.name);
-        if let Some(former) = tx.get::<KeyRecord>(key.clone()).await? {
-            tx.delete(keys::idempotency_time(former.keep_until, &self.name));
-        }
-        match record {
-            Some(record) => {
-                tx.put(key, &record);
-                tx.mark(keys::idempotency_time(record.keep_until, &self.name));
-            }
-            None => tx.delete(key),
-        }
+        let former = tx.get::<KeyRecord>(keys::idempotency(self.key.as_str())).await?;
+        self.key.put(tx, former.map(|former| former.keep_until), record.as_ref());
         Ok(())
     }
 
     /// What a request with the same content was answered, if it has ended.
     fn answer(&self, known: &KeyRecord) -> Result<Option<CreateEntityResponse>> {
-        if known.hash != self.hash {
-            return Err(Error::new(
-                Reason::KeyReused,
-                format!(
-                    "the idempotency key `{}` was used for another request less than a day ago; \
-                     take a new one",
-                    self.name
-                ),
-            )
-            .with("idempotency_key", &self.name));
-        }
-        match (&known.response, &known.failure) {
-            (_, Some(failure)) => Err(Error::decode(failure)),
-            (Some(response), None) => {
-                CreateEntityResponse::decode(response.as_slice()).map(Some).map_err(|e| {
-                    let what = format!("the answer kept for a key cannot be read: {e}");
-                    Error::new(Reason::Internal, what)
-                })
-            }
-            (None, None) => Ok(None),
-        }
+        self.key.answer(known, &self.hash)
     }
 
     /// That the time ended before another request with the key did.
     fn under_way(&self, known: Option<&KeyRecord>) -> Error {
-        let error = Error::new(
-            Reason::OutcomeUnknown,
-            format!(
-                "another request with the idempotency key `{}` is still under way; repeat it with \
-                 the same key",
-                self.name
-            ),
-        )
-        .with("idempotency_key", &self.name);
+        let error = self.key.under_way(known);
         match known {
-            Some(known) => error.with("entity", known.number).with_message_id(&known.message),
+            Some(known) => error.with("entity", known.number),
             None => error,
         }
     }
@@ -179,18 +133,10 @@ fn hash(q: &CreateEntityRequest) -> Vec<u8> {
         labels: [].into(),
         idempotency_key: String::new(),
         ..q.clone()
-    };
-    let mut hash = Sha256::new();
-    let mut add = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_be_bytes());
-        hash.update(bytes);
-    };
-    add(&rest.encode_to_vec());
-    for (key, value) in labels {
-        add(key.as_bytes());
-        add(value.as_bytes());
     }
-    hash.finalize().to_vec()
+    .encode_to_vec();
+    let labels = labels.into_iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]);
+    digest(std::iter::once(rest.as_slice()).chain(labels))
 }
 
 /// What became of a creation that an earlier request left open.
@@ -209,7 +155,7 @@ impl App {
         wait: Duration,
     ) -> Result<CreateEntityResponse> {
         let begun = Instant::now();
-        let name = key.name.clone();
+        let name = key.key.as_str().to_owned();
         let record = keys::idempotency(&name);
         let Some(_turn) = self.turns.wait(&name, wait).await else {
             let known: Option<KeyRecord> = self.db.get(record).await?;

@@ -17,6 +17,7 @@ mod endpoint;
 mod entity;
 mod hardware;
 mod idempotency;
+mod once;
 mod place_entity;
 mod port;
 mod ports_json;
@@ -32,23 +33,27 @@ mod sync;
 mod turns;
 mod upgrade;
 
+pub(crate) use once::{Key, Seal, content, given_key};
+pub(crate) use register::authorise;
 pub(crate) use turns::Turns;
 pub(crate) use upgrade::Upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use goperation::{Error, Reason, Result};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
     bridge_link::{BridgeLink, To},
     check,
+    config::RequestsConfig,
     db::{Db, Tx},
     keys,
     lease::Leases,
     record::AgentRecord,
+    request::Requests,
 };
 
 /// What the services share.
@@ -61,6 +66,12 @@ pub(crate) struct App {
     pub(crate) call_timeout: Duration,
     /// Reports that are kept of each agent.
     pub(crate) reports_kept: u64,
+    /// How requests are run and kept.
+    pub(crate) request_rules: RequestsConfig,
+    /// Room for streams of what becomes of requests.
+    pub(crate) watches: Arc<Semaphore>,
+    /// Requests that are run.
+    pub(crate) requests: Requests,
     /// Work that goes on when its caller has gone.
     pub(crate) tasks: TaskTracker,
     /// The manager is stopping: nothing new is begun and streams end.
@@ -175,6 +186,6 @@ async fn raise_generation(app: &App, id: u32) {
 }
 
 /// Milliseconds in a duration.
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -12,7 +12,12 @@ use goperation::{
     },
 };
 
-use super::{App, entity::name, ports_json};
+use super::{
+    App,
+    entity::name,
+    once::{Seal, message_id},
+    ports_json,
+};
 use crate::{
     bridge_link::{Call, To, had_no_effect},
     check::{self, Violations},
@@ -143,10 +148,14 @@ impl App {
         q: CreatePortRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<CreatePortResponse> {
         let mut bad = Violations::default();
         let entity = bad.take(name(("endpoint", &q.endpoint), ("entity", q.entity)));
-        let id = bad.take(MessageId::given_or_new("message_id", &q.message_id));
+        let id = bad.take(match q.message_id.as_str() {
+            "" => Ok(message_id(seal)),
+            given => MessageId::parse("message_id", given),
+        });
         if q.wishes.is_empty() {
             bad.add("wishes", "must not be empty");
         }
@@ -194,6 +203,7 @@ impl App {
         q: DeletePortRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<DeletePortResponse> {
         port_number("port", q.port)?;
         let request = FreePortsRequest {
@@ -202,7 +212,7 @@ impl App {
             protocol: q.protocol,
             ..FreePortsRequest::default()
         };
-        let freed = self.free_ports(request, now, wait).await?.freed;
+        let freed = self.free_ports(request, now, wait, seal).await?.freed;
         Ok(DeletePortResponse { freed })
     }
 
@@ -211,6 +221,7 @@ impl App {
         q: FreePortsRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<FreePortsResponse> {
         let mut bad = Violations::default();
         let agent = bad.take(check::number("agent_id", q.agent_id));
@@ -246,7 +257,7 @@ impl App {
             args.insert("strict".to_owned(), true.into());
         }
         let before = self.ports_on(agent).await?;
-        let id = MessageId::generate();
+        let id = message_id(seal);
         let answer = self.ask(agent, &record.to(), "free_ports", args, &id, now, wait).await?;
         let freed = ports_json::ports(&answer, "freed", now_millis());
         let mut answered = Vec::with_capacity(freed.len());

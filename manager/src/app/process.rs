@@ -15,7 +15,12 @@ use goperation::{
 };
 use prost_types::Timestamp;
 
-use super::{App, entity::name, process_json};
+use super::{
+    App,
+    entity::name,
+    once::{Seal, message_id},
+    process_json,
+};
 use crate::{
     bridge_link::Call,
     check::{self, Violations},
@@ -80,6 +85,7 @@ impl App {
         q: StartEntityRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<StartEntityResponse> {
         let asked = Asked {
             endpoint: &q.endpoint,
@@ -88,7 +94,7 @@ impl App {
             finish_time: q.finish_time,
         };
         let verb = Verb::read("start_entity", &asked, now)?;
-        let (entity, process) = self.process_verb(verb, now, wait).await?;
+        let (entity, process) = self.process_verb(verb, now, wait, message_id(seal)).await?;
         Ok(StartEntityResponse { entity: Some(entity), process })
     }
 
@@ -97,6 +103,7 @@ impl App {
         q: StopEntityRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<StopEntityResponse> {
         let asked = Asked {
             endpoint: &q.endpoint,
@@ -105,7 +112,7 @@ impl App {
             finish_time: q.finish_time,
         };
         let verb = Verb::read("stop_entity", &asked, now)?;
-        let (entity, process) = self.process_verb(verb, now, wait).await?;
+        let (entity, process) = self.process_verb(verb, now, wait, message_id(seal)).await?;
         Ok(StopEntityResponse { entity: Some(entity), process })
     }
 
@@ -114,6 +121,7 @@ impl App {
         q: RestartEntityRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<RestartEntityResponse> {
         let asked = Asked {
             endpoint: &q.endpoint,
@@ -122,7 +130,7 @@ impl App {
             finish_time: q.finish_time,
         };
         let verb = Verb::read("restart_entity", &asked, now)?;
-        let (entity, process) = self.process_verb(verb, now, wait).await?;
+        let (entity, process) = self.process_verb(verb, now, wait, message_id(seal)).await?;
         Ok(RestartEntityResponse { entity: Some(entity), process })
     }
 
@@ -131,11 +139,12 @@ impl App {
         q: KillEntityRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<KillEntityResponse> {
         let asked =
             Asked { endpoint: &q.endpoint, number: q.number, grace: None, finish_time: None };
         let verb = Verb::read("kill_entity", &asked, now)?;
-        let (entity, process) = self.process_verb(verb, now, wait).await?;
+        let (entity, process) = self.process_verb(verb, now, wait, message_id(seal)).await?;
         Ok(KillEntityResponse { entity: Some(entity), process })
     }
 
@@ -145,6 +154,7 @@ impl App {
         verb: Verb,
         now: u64,
         wait: Duration,
+        id: MessageId,
     ) -> Result<(Entity, Option<EntityProcess>)> {
         let (endpoint, number) = (verb.endpoint.as_str(), verb.number);
         let record = self.entity_record(endpoint, number).await?;
@@ -158,7 +168,7 @@ impl App {
         if let Some(grace) = verb.grace {
             args.insert("grace_ms".to_owned(), grace.into());
         }
-        let (to, id) = (agent.to(), MessageId::generate());
+        let to = agent.to();
         tracing::Span::current().record("message_id", id.as_str());
         let call = Call {
             to: &to,

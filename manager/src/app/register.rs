@@ -9,7 +9,7 @@ use goperation::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{App, reports};
+use super::{App, once::Seal, reports};
 use crate::{
     check::{self, Violations},
     db::Tx,
@@ -29,7 +29,7 @@ pub(super) fn hash(secret: &str) -> Vec<u8> {
 ///
 /// # Errors
 /// `PERMISSION_DENIED`.
-pub(super) fn authorise(record: &AgentRecord, secret: &str) -> Result<()> {
+pub(crate) fn authorise(record: &AgentRecord, secret: &str) -> Result<()> {
     if record.secret_hash == hash(secret) {
         return Ok(());
     }
@@ -75,9 +75,10 @@ impl App {
         &self,
         q: CreateAgentRequest,
         now: u64,
+        seal: Option<&Seal>,
     ) -> Result<CreateAgentResponse> {
         if q.reserve {
-            return self.reserve_agent(q, now).await;
+            return self.reserve_agent(q, now, seal).await;
         }
         let mut bad = Violations::default();
         let agent_type = bad.take(AgentType::parse("type", &q.r#type));

@@ -9,7 +9,7 @@ use goperation::{
     AgentStatus, AgentType, EndpointName, Error, HostName, Reason, Result, now_millis,
     v1::{
         Agent, AgentEndpoint, CreateAgentRequest, CreateAgentResponse, CreateEndpointsRequest,
-        CreateEndpointsResponse, DeleteEndpointsRequest, DeleteEndpointsResponse,
+        CreateEndpointsResponse, DeleteEndpointsRequest, DeleteEndpointsResponse, Endpoint,
     },
 };
 
@@ -18,6 +18,7 @@ use super::{
     delete_agent::mark_deleted,
     endpoint::not_on,
     hardware::check_facts,
+    once::Seal,
     register::{About, new_record},
 };
 use crate::{
@@ -57,6 +58,7 @@ impl App {
         &self,
         q: CreateAgentRequest,
         now: u64,
+        seal: Option<&Seal>,
     ) -> Result<CreateAgentResponse> {
         let mut bad = Violations::default();
         let agent_type = bad.take(AgentType::parse("type", &q.r#type));
@@ -75,7 +77,7 @@ impl App {
 
         let identity = keys::identity(agent_type.as_str(), host.as_str());
         let mut tx = self.db.begin();
-        let record = loop {
+        loop {
             if let Some(IdRecord { id }) = tx.get::<IdRecord>(identity.clone()).await?
                 && let Some(holder) = tx.get::<AgentRecord>(keys::agent(id)).await?
                 && !holder.deleted
@@ -92,13 +94,17 @@ impl App {
             }
             record.touch(now);
             tx.put(keys::agent(record.id), &record);
-            if tx.commit().await? {
-                break record;
+            let agent = Some(self.agent_view(&record).await?);
+            let answer = CreateAgentResponse { agent, known: false };
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &answer);
             }
-        };
-        tracing::info!(agent = record.id, host = %record.host, r#type = %record.agent_type,
-            "agent reserved");
-        Ok(CreateAgentResponse { agent: Some(self.agent_view(&record).await?), known: false })
+            if tx.commit().await? {
+                tracing::info!(agent = record.id, host = %record.host,
+                    r#type = %record.agent_type, "agent reserved");
+                return Ok(answer);
+            }
+        }
     }
 
     /// Deletes a reserved agent at once: there is nobody to ask. Nothing when it is none.
@@ -128,6 +134,7 @@ impl App {
         &self,
         q: CreateEndpointsRequest,
         now: u64,
+        seal: Option<&Seal>,
     ) -> Result<CreateEndpointsResponse> {
         let mut bad = Violations::default();
         let id = bad.take(check::number("agent_id", q.agent_id));
@@ -158,19 +165,27 @@ impl App {
             record.endpoints.sort_by(|a, b| a.name.cmp(&b.name));
             record.touch(now);
             tx.put(keys::agent(id), &record);
+            // As they are with this agent; entities may have been there before.
+            let mut all = self.endpoints(Some(id)).await?;
+            let added = names.iter().map(|name| {
+                let known = all.remove(name).unwrap_or_default();
+                Endpoint { name: name.clone(), agents: 1, ..known }
+            });
+            let answer = CreateEndpointsResponse { endpoints: added.collect() };
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &answer);
+            }
             if tx.commit().await? {
-                break;
+                return Ok(answer);
             }
         }
-        let mut all = self.endpoints(Some(id)).await?;
-        all.retain(|name, _| names.contains(name));
-        Ok(CreateEndpointsResponse { endpoints: all.into_values().collect() })
     }
 
     pub(crate) async fn delete_endpoints(
         &self,
         q: DeleteEndpointsRequest,
         now: u64,
+        seal: Option<&Seal>,
     ) -> Result<DeleteEndpointsResponse> {
         let mut bad = Violations::default();
         let id = bad.take(check::number("agent_id", q.agent_id));
@@ -190,8 +205,12 @@ impl App {
             record.endpoints.retain(|known| !names.contains(&known.name));
             record.touch(now);
             tx.put(keys::agent(id), &record);
+            let answer = DeleteEndpointsResponse {};
+            if let Some(seal) = seal {
+                seal.end(&mut tx, &answer);
+            }
             if tx.commit().await? {
-                return Ok(DeleteEndpointsResponse {});
+                return Ok(answer);
             }
         }
     }

@@ -8,7 +8,10 @@ use goperation::{
 };
 use serde_json::Value;
 
-use super::App;
+use super::{
+    App,
+    once::{Seal, message_id},
+};
 use crate::{
     bridge_link::{Call, had_no_effect},
     check, keys,
@@ -29,6 +32,7 @@ impl App {
         &self,
         q: ActivateAgentRequest,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<Agent> {
         let id = check::number("id", q.id)?;
         let status = match q.state() {
@@ -50,34 +54,49 @@ impl App {
         }
         let command =
             Command { method: "active_agent", args, desired: Some(status), status: Some(status) };
-        self.command(id, command, wait).await
+        self.command(id, command, wait, message_id(seal)).await
     }
 
-    pub(crate) async fn pause_agent(&self, id: i32, wait: Duration) -> Result<Agent> {
+    pub(crate) async fn pause_agent(
+        &self,
+        id: i32,
+        wait: Duration,
+        seal: Option<&Seal>,
+    ) -> Result<Agent> {
         let command = Command {
             method: "pause_agent",
             args: JsonObject::new(),
             desired: None,
             status: Some(AgentStatus::SoftBusy),
         };
-        self.command(check::number("id", id)?, command, wait).await
+        self.command(check::number("id", id)?, command, wait, message_id(seal)).await
     }
 
-    pub(crate) async fn resume_agent(&self, id: i32, wait: Duration) -> Result<Agent> {
+    pub(crate) async fn resume_agent(
+        &self,
+        id: i32,
+        wait: Duration,
+        seal: Option<&Seal>,
+    ) -> Result<Agent> {
         let command = Command {
             method: "resume_agent",
             args: JsonObject::new(),
             desired: None,
             status: None,
         };
-        self.command(check::number("id", id)?, command, wait).await
+        self.command(check::number("id", id)?, command, wait, message_id(seal)).await
     }
 
-    async fn command(&self, id: u32, command: Command, wait: Duration) -> Result<Agent> {
+    async fn command(
+        &self,
+        id: u32,
+        command: Command,
+        wait: Duration,
+        message: MessageId,
+    ) -> Result<Agent> {
         let Command { method, args, desired, status } = command;
         let record = self.agent_record(id).await?;
         super::callable(&record)?;
-        let message = MessageId::generate();
         let to = record.to();
         let call = Call {
             to: &to,

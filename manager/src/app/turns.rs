@@ -16,7 +16,8 @@ use tokio::sync::OwnedMutexGuard;
 pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 /// A request's turn, had or waited for. A key that nobody waits for any more is forgotten.
-pub(super) struct Turn<'a> {
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
     turns: &'a Turns,
     name: &'a str,
     queue: Arc<tokio::sync::Mutex<()>>,
@@ -29,7 +30,7 @@ impl Turns {
     }
 
     /// Waits for its turn; none when it did not come in time.
-    pub(super) async fn wait<'a>(&'a self, name: &'a str, wait: Duration) -> Option<Turn<'a>> {
+    pub(crate) async fn wait<'a>(&'a self, name: &'a str, wait: Duration) -> Option<Turn<'a>> {
         let queue = self.all().entry(name.to_owned()).or_default().clone();
         let mut turn = Turn { turns: self, name, queue, held: None };
         let held = tokio::time::timeout(wait, turn.queue.clone().lock_owned()).await.ok()?;

@@ -16,7 +16,10 @@ use goperation::{
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::App;
+use super::{
+    App,
+    once::{Seal, message_id},
+};
 use crate::{
     bridge_link::Call,
     check::{self, Violations},
@@ -65,11 +68,12 @@ impl App {
         q: UpgradeAgentRequest,
         now: u64,
         wait: Duration,
+        seal: Option<&Seal>,
     ) -> Result<UpgradeAgentResponse> {
         let mut bad = Violations::default();
         let id = bad.take(check::number("id", q.id));
         let message = bad.take(match q.message_id.as_str() {
-            "" => Ok(MessageId::generate()),
+            "" => Ok(message_id(seal)),
             given => MessageId::parse("message_id", given),
         });
         let finish = bad.take(check::finish_time("finish_time", q.finish_time.as_ref(), now));

@@ -68,12 +68,16 @@ impl Wish {
         Self { includes, weighters }
     }
 
+    /// Why one of the conditions does not hold for an agent, if one does not. Whether the agent is
+    /// there, and how old its facts are, is not asked.
+    pub(crate) fn holds(&self, host: &Host, now: u64) -> Result<(), String> {
+        self.includes.iter().try_for_each(|include| include.holds(host, now))
+    }
+
     /// What each weighter makes of an agent, or why it does not suit.
     fn weigh(&self, host: &Host, now: u64) -> Result<Vec<Value>, String> {
         available(host, now)?;
-        for include in &self.includes {
-            include.holds(host, now)?;
-        }
+        self.holds(host, now)?;
         self.weighters.iter().map(|weighter| weighter.weigh(host, now)).collect()
     }
 

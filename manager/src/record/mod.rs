@@ -18,4 +18,4 @@ pub(crate) use entity::{EntityRecord, PortRecord, State, since};
 pub(crate) use idempotency::KeyRecord;
 pub(crate) use job::{ClaimRecord, DeletePhase, DeleteRecord, GoneRecord, IdRecord, QueueJob};
 pub(crate) use report::{ReportRecord, ReportSpan};
-pub(crate) use request::{EventRecord, RequestRecord, RowRecord};
+pub(crate) use request::{EventRecord, RESULT_SILENT, RESULT_UNKNOWN, RequestRecord, RowRecord};

@@ -1,11 +1,17 @@
 //! The records of a request: itself, its row for each agent, and what has happened.
 
-use goperation::v1::{
-    Request, RequestCounts, RequestHook, RequestSelection, RequestState, ResponseDetail,
-    ResponseState, Rollout,
+use goperation::{
+    JsonObject, json_to_struct, to_timestamp,
+    v1::{
+        AgentEvent, AgentResponse, Request, RequestCounts, RequestHook, RequestSelection,
+        RequestState, ResponseDetail, ResponseState, Rollout, WatchRequestResponse,
+        watch_request_response::Event,
+    },
 };
+use prost_types::{Struct, Timestamp};
 
-use crate::db::Record;
+use super::int;
+use crate::{db::Record, etag};
 
 /// Result code of what is not known yet.
 pub(crate) const RESULT_UNKNOWN: i32 = -127;
@@ -99,10 +105,78 @@ pub(crate) struct RequestRecord {
     pub(crate) after_run_done: bool,
     #[prost(bool, tag = "33")]
     pub(crate) post_run_done: bool,
+    /// What went wrong besides: hooks that failed after the sending.
+    #[prost(string, tag = "34")]
+    pub(crate) notes: String,
 }
 
 impl Record for RequestRecord {
     const VERSION: u8 = 1;
+}
+
+impl RequestRecord {
+    /// Whether nothing is sent or awaited any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(
+            self.state(),
+            RequestState::Finished | RequestState::Cancelled | RequestState::Failed
+        )
+    }
+
+    /// When its rows are dropped; `None` as long as they are kept with it.
+    pub(crate) fn rows_until(&self) -> Option<u64> {
+        let drops = self.expire > 0 && self.has_ended();
+        drops.then(|| self.end_time.saturating_add(self.expire))
+    }
+
+    /// The etag.
+    pub(crate) fn etag(&self) -> String {
+        etag::of(self.request_time, self.revision)
+    }
+
+    /// The request as clients see it.
+    pub(crate) fn to_api(&self) -> Request {
+        Request {
+            id: self.id.clone(),
+            namespace: self.namespace.clone(),
+            method: self.method.clone(),
+            args: Some(to_struct(&self.args)),
+            on: self.on.clone(),
+            rollout: self.rollout.clone(),
+            state: self.state,
+            counts: self.counts,
+            resultcode: self.resultcode,
+            result: self.result.clone(),
+            request_time: time(self.request_time),
+            finish_time: time(self.finish_time),
+            deadline: time(self.deadline),
+            end_time: time(self.end_time),
+            expire: (self.expire > 0).then(|| to_proto_duration(self.expire)),
+            pre_run: self.pre_run.clone(),
+            after_run: self.after_run.clone(),
+            post_run: self.post_run.clone(),
+            plan: self.plan.clone(),
+            etag: self.etag(),
+        }
+    }
+}
+
+/// A JSON object as it is stored; what cannot be read is an empty one.
+fn to_struct(json: &[u8]) -> Struct {
+    let object: JsonObject = serde_json::from_slice(json).unwrap_or_default();
+    json_to_struct("result", &object).unwrap_or_default()
+}
+
+/// 0 stands for not yet.
+fn time(millis: u64) -> Option<Timestamp> {
+    (millis > 0).then(|| to_timestamp(millis))
+}
+
+fn to_proto_duration(millis: u64) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(millis / 1000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(millis % 1000 * 1_000_000).unwrap_or_default(),
+    }
 }
 
 /// The row of an agent.
@@ -161,6 +235,40 @@ impl Record for RowRecord {
     const VERSION: u8 = 1;
 }
 
+impl RowRecord {
+    /// Whether it has ended: only a late answer changes it.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self.state(),
+            ResponseState::Succeeded
+                | ResponseState::Failed
+                | ResponseState::Silent
+                | ResponseState::Skipped
+        )
+    }
+
+    /// The row as clients see it.
+    pub(crate) fn to_api(&self) -> AgentResponse {
+        AgentResponse {
+            agent_id: int(self.agent),
+            host: self.host.clone(),
+            state: self.state,
+            resultcode: self.resultcode,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            result: self.result.as_deref().map(to_struct),
+            details: self.details.clone(),
+            late: self.late,
+            progress: self.progress.clone(),
+            batch: int(self.batch),
+            send_time: time(self.send_time),
+            start_time: time(self.start_time),
+            end_time: time(self.end_time),
+            server_time: time(self.server_time),
+        }
+    }
+}
+
 /// Something that has happened.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct EventRecord {
@@ -195,4 +303,76 @@ pub(crate) struct EventRecord {
 
 impl Record for EventRecord {
     const VERSION: u8 = 1;
+}
+
+impl EventRecord {
+    /// The event as watchers see it. Results stand in the row only, so that is needed for them.
+    pub(crate) fn to_api(&self, cursor: u64, row: Option<&RowRecord>) -> WatchRequestResponse {
+        let event = match &self.request {
+            Some(request) if self.summary => Event::Summary(request.clone()),
+            Some(request) => Event::Request(request.clone()),
+            None => Event::Agent(self.of_agent(row)),
+        };
+        WatchRequestResponse {
+            cursor: cursor.to_string(),
+            time: time(self.time),
+            event: Some(event),
+        }
+    }
+
+    fn of_agent(&self, row: Option<&RowRecord>) -> AgentEvent {
+        // A row that was replaced since has nothing to say about what was before.
+        let row =
+            row.filter(|row| row.is_final() && (row.state, row.late) == (self.state, self.late));
+        AgentEvent {
+            agent_id: int(self.agent),
+            host: self.host.clone(),
+            state: self.state,
+            resultcode: self.resultcode,
+            reason: self.reason.clone(),
+            message: self.message.clone(),
+            progress: self.progress.clone(),
+            result: row.and_then(|row| row.result.as_deref()).map(to_struct),
+            details: row.map(|row| row.details.clone()).unwrap_or_default(),
+            late: self.late,
+            batch: int(self.batch),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_has_the_result_of_its_own_answer_only() {
+        let row = RowRecord {
+            agent: 7,
+            state: ResponseState::Succeeded.into(),
+            result: Some(br#"{"a":1}"#.to_vec()),
+            late: true,
+            ..RowRecord::default()
+        };
+        let event = |state: ResponseState, late| {
+            let event =
+                EventRecord { agent: 7, state: state.into(), late, ..EventRecord::default() };
+            match event.to_api(3, Some(&row)).event {
+                Some(Event::Agent(event)) => event.result.is_some(),
+                _ => panic!("another event"),
+            }
+        };
+        assert!(event(ResponseState::Succeeded, true));
+        assert!(!event(ResponseState::Silent, false));
+        assert!(!event(ResponseState::Running, false));
+    }
+
+    #[test]
+    fn times_that_are_not_yet_are_left_out() {
+        let record = RequestRecord { request_time: 1500, expire: 2500, ..RequestRecord::default() };
+        let api = record.to_api();
+        assert_eq!(api.request_time, Some(to_timestamp(1500)));
+        assert_eq!(api.end_time, None);
+        assert_eq!(api.expire.map(|d| (d.seconds, d.nanos)), Some((2, 500_000_000)));
+        assert_eq!(record.rows_until(), None);
+    }
 }

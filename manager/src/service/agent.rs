@@ -7,7 +7,25 @@ use goperation::{
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, span};
-use crate::{app::App, error::edge};
+use crate::{
+    app::{App, content},
+    error::edge,
+};
+
+/// Maps have no order of their own.
+fn create_content(q: &CreateAgentRequest) -> Vec<u8> {
+    let mut rest = q.clone();
+    let metadata = rest.facts.as_mut().map(|facts| std::mem::take(&mut facts.metadata));
+    content(&rest, &[&metadata.unwrap_or_default()])
+}
+
+fn edit_content(q: &EditAgentRequest) -> Vec<u8> {
+    let mut rest = q.clone();
+    let agent = rest.agent.get_or_insert_default();
+    let labels = std::mem::take(&mut agent.labels);
+    let metadata = agent.facts.as_mut().map(|facts| std::mem::take(&mut facts.metadata));
+    content(&rest, &[&labels, &metadata.unwrap_or_default()])
+}
 
 #[async_trait]
 impl AgentService for Services {
@@ -39,8 +57,20 @@ impl AgentService for Services {
         &self,
         request: Request<CreateAgentRequest>,
     ) -> Result<Response<CreateAgentResponse>, Status> {
-        let q = request.into_inner();
-        edge(self.0.whole(|app| async move { app.create_agent(q, now_millis()).await }).await)
+        if !request.get_ref().reserve {
+            // Once by itself: its secret tells who asks.
+            let q = request.into_inner();
+            let answer = self
+                .0
+                .whole(|app| async move { app.create_agent(q, now_millis(), None).await })
+                .await;
+            return edge(answer);
+        }
+        let wait = self.wait(&request);
+        self.keyed_by(request, "create_agent", wait, create_content, |app, q, seal, _| async move {
+            app.create_agent(q, now_millis(), seal.as_ref()).await
+        })
+        .await
     }
 
     async fn update_agent(
@@ -57,10 +87,13 @@ impl AgentService for Services {
         &self,
         request: Request<EditAgentRequest>,
     ) -> Result<Response<EditAgentResponse>, Status> {
-        let q = request.into_inner();
-        span!(agent = q.agent.as_ref().map_or(0, |agent| agent.id));
-        let agent = self.0.edit_agent(q, now_millis()).await;
-        edge(agent.map(|agent| EditAgentResponse { agent: Some(agent) }))
+        span!(agent = request.get_ref().agent.as_ref().map_or(0, |agent| agent.id));
+        let wait = self.wait(&request);
+        self.keyed_by(request, "edit_agent", wait, edit_content, |app, q, seal, _| async move {
+            let agent = app.edit_agent(q, now_millis(), seal.as_ref()).await?;
+            Ok(EditAgentResponse { agent: Some(agent) })
+        })
+        .await
     }
 
     async fn delete_agent(
@@ -68,10 +101,12 @@ impl AgentService for Services {
         request: Request<DeleteAgentRequest>,
     ) -> Result<Response<DeleteAgentResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
-        span!(agent = q.id);
-        let agent = self.0.whole(|app| async move { app.delete_agent(q, wait).await }).await;
-        edge(agent.map(|agent| DeleteAgentResponse { agent: Some(agent) }))
+        span!(agent = request.get_ref().id);
+        self.keyed(request, "delete_agent", wait, |app, q, _, wait| async move {
+            // No message of the key's: each try has a secret of its own.
+            Ok(DeleteAgentResponse { agent: Some(app.delete_agent(q, wait).await?) })
+        })
+        .await
     }
 
     async fn activate_agent(
@@ -79,10 +114,12 @@ impl AgentService for Services {
         request: Request<ActivateAgentRequest>,
     ) -> Result<Response<ActivateAgentResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
-        span!(agent = q.id, method = "active_agent");
-        let agent = self.0.whole(|app| async move { app.activate_agent(q, wait).await }).await;
-        edge(agent.map(|agent| ActivateAgentResponse { agent: Some(agent) }))
+        span!(agent = request.get_ref().id, method = "active_agent");
+        self.keyed(request, "activate_agent", wait, |app, q, seal, wait| async move {
+            let agent = app.activate_agent(q, wait, seal.as_ref()).await?;
+            Ok(ActivateAgentResponse { agent: Some(agent) })
+        })
+        .await
     }
 
     async fn pause_agent(
@@ -90,10 +127,12 @@ impl AgentService for Services {
         request: Request<PauseAgentRequest>,
     ) -> Result<Response<PauseAgentResponse>, Status> {
         let wait = self.wait(&request);
-        let id = request.into_inner().id;
-        span!(agent = id, method = "pause_agent");
-        let agent = self.0.whole(|app| async move { app.pause_agent(id, wait).await }).await;
-        edge(agent.map(|agent| PauseAgentResponse { agent: Some(agent) }))
+        span!(agent = request.get_ref().id, method = "pause_agent");
+        self.keyed(request, "pause_agent", wait, |app, q, seal, wait| async move {
+            let agent = app.pause_agent(q.id, wait, seal.as_ref()).await?;
+            Ok(PauseAgentResponse { agent: Some(agent) })
+        })
+        .await
     }
 
     async fn resume_agent(
@@ -101,10 +140,12 @@ impl AgentService for Services {
         request: Request<ResumeAgentRequest>,
     ) -> Result<Response<ResumeAgentResponse>, Status> {
         let wait = self.wait(&request);
-        let id = request.into_inner().id;
-        span!(agent = id, method = "resume_agent");
-        let agent = self.0.whole(|app| async move { app.resume_agent(id, wait).await }).await;
-        edge(agent.map(|agent| ResumeAgentResponse { agent: Some(agent) }))
+        span!(agent = request.get_ref().id, method = "resume_agent");
+        self.keyed(request, "resume_agent", wait, |app, q, seal, wait| async move {
+            let agent = app.resume_agent(q.id, wait, seal.as_ref()).await?;
+            Ok(ResumeAgentResponse { agent: Some(agent) })
+        })
+        .await
     }
 
     async fn report_agent(
@@ -166,10 +207,10 @@ impl AgentService for Services {
         request: Request<UpgradeAgentRequest>,
     ) -> Result<Response<UpgradeAgentResponse>, Status> {
         let wait = self.long_wait(&request);
-        let q = request.into_inner();
-        span!(agent = q.id, method = "upgrade_agent");
-        let answer =
-            self.0.whole(|app| async move { app.upgrade_agent(q, now_millis(), wait).await }).await;
-        edge(answer)
+        span!(agent = request.get_ref().id, method = "upgrade_agent");
+        self.keyed(request, "upgrade_agent", wait, |app, q, seal, wait| async move {
+            app.upgrade_agent(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 }

@@ -1,21 +1,95 @@
 //! `BridgeService` on the manager's port: what the bridge does is handed to it as it is, with the
 //! caller's deadline and trace; what needs the record is added here.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
-use goperation::v1::{bridge_service_server::BridgeService, *};
+use goperation::{
+    Error, to_duration,
+    v1::{bridge_service_server::BridgeService, *},
+};
+use prost::Message;
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Services, span};
-use crate::{bridge_link::Client, error::edge};
+use super::{LONGEST_WAIT, Services, span};
+use crate::{
+    app::Key,
+    bridge_link::{Client, failed, unknown},
+    error::edge,
+};
 
 /// Metadata that goes along.
 const ALONG: [&str; 3] = ["grpc-timeout", "traceparent", "tracestate"];
 
+/// What a bridge gets beyond the wait, so that its typed answer comes before ours.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// What is sent: it has a message id.
+trait Sent: Message + 'static {
+    const METHOD: &'static str;
+
+    fn message_id(&mut self) -> &mut String;
+}
+
+macro_rules! sent {
+    ($($request:ident = $method:literal;)+) => {$(
+        impl Sent for $request {
+            const METHOD: &'static str = $method;
+
+            fn message_id(&mut self) -> &mut String {
+                &mut self.message_id
+            }
+        }
+    )+};
+}
+sent! {
+    CastRequest = "cast";
+    CallRequest = "call";
+    NotifyRequest = "notify";
+}
+
 impl Services {
     fn bridge(&self) -> Client {
         self.0.link.client()
+    }
+
+    /// Hands a message to the bridge. With an idempotency key that is done once, to its end, and
+    /// under the key's message id unless the message has one.
+    async fn send<Q, A, F>(
+        &self,
+        request: Request<Q>,
+        wait: Duration,
+        send: impl FnOnce(Client, Request<Q>) -> F + Send + 'static,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Sent,
+        A: Message + Default + 'static,
+        F: Future<Output = Result<Response<A>, Status>> + Send + 'static,
+    {
+        match Key::of(request.metadata(), "") {
+            Ok(None) => return send(self.bridge(), on(request)).await,
+            Ok(Some(_)) => {}
+            Err(error) => return edge(Err(error)),
+        }
+        let mut metadata = Request::new(());
+        *metadata.metadata_mut() = request.metadata().clone();
+        let metadata = on(metadata).metadata().clone();
+        self.keyed(request, Q::METHOD, wait, move |app, mut q, seal, wait| async move {
+            if let Some(seal) = seal.filter(|_| q.message_id().is_empty()) {
+                *q.message_id() = seal.message_id().to_string();
+            }
+            let id = q.message_id().clone();
+            let what = || format!("{} was sent", Q::METHOD);
+            let mut request = Request::new(q);
+            *request.metadata_mut() = metadata;
+            let sent = send(app.link.client(), request);
+            match tokio::time::timeout(wait + SLACK, sent).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(failed(&status, what, &id)),
+                Err(_) => Err(unknown(&what(), "the bridge did not answer in time", &id)),
+            }
+        })
+        .await
     }
 }
 
@@ -41,13 +115,22 @@ impl BridgeService for Services {
     async fn cast(&self, request: Request<CastRequest>) -> Result<Response<CastResponse>, Status> {
         let q = request.get_ref();
         target(q.target.as_ref(), &q.method, &q.message_id);
-        self.bridge().cast(on(request)).await
+        if !q.request_id.is_empty() {
+            // Its agents would answer to a request that did not ask them.
+            return edge(Err(Error::invalid("request_id", "is set by the manager")));
+        }
+        let wait = self.wait(&request);
+        self.send(request, wait, |mut bridge, request| async move { bridge.cast(request).await })
+            .await
     }
 
     async fn call(&self, request: Request<CallRequest>) -> Result<Response<CallResponse>, Status> {
         let q = request.get_ref();
         target(q.target.as_ref(), &q.method, &q.message_id);
-        self.bridge().call(on(request)).await
+        let asked = q.timeout.as_ref().and_then(to_duration).unwrap_or_default();
+        let wait = self.long_wait(&request).max(asked).min(LONGEST_WAIT);
+        self.send(request, wait, |mut bridge, request| async move { bridge.call(request).await })
+            .await
     }
 
     async fn notify(
@@ -58,7 +141,9 @@ impl BridgeService for Services {
         if let Err(error) = self.0.note_notify(&request.get_ref().queue).await {
             return edge(Err(error));
         }
-        self.bridge().notify(on(request)).await
+        let wait = self.wait(&request);
+        self.send(request, wait, |mut bridge, request| async move { bridge.notify(request).await })
+            .await
     }
 
     type ReceiveStream = Pin<Box<dyn Stream<Item = Result<ReceiveResponse, Status>> + Send>>;

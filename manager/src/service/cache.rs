@@ -37,24 +37,29 @@ impl CacheService for Services {
         &self,
         request: Request<CreateCacheRequest>,
     ) -> Result<Response<CreateCacheResponse>, Status> {
-        let cache = self.0.create_cache(request.into_inner(), now_millis()).await;
-        edge(cache.map(|cache| CreateCacheResponse { cache: Some(cache) }))
+        let wait = self.wait(&request);
+        self.keyed(request, "create_cache", wait, |app, q, seal, _| async move {
+            app.create_cache(q, now_millis(), seal.as_ref()).await
+        })
+        .await
     }
 
     async fn update_cache(
         &self,
         request: Request<UpdateCacheRequest>,
     ) -> Result<Response<UpdateCacheResponse>, Status> {
-        let cache = self.0.update_cache(request.into_inner(), now_millis()).await;
-        edge(cache.map(|cache| UpdateCacheResponse { cache: Some(cache) }))
+        edge(self.0.update_cache(request.into_inner(), now_millis()).await)
     }
 
     async fn edit_cache(
         &self,
         request: Request<EditCacheRequest>,
     ) -> Result<Response<EditCacheResponse>, Status> {
-        let cache = self.0.edit_cache(request.into_inner(), now_millis()).await;
-        edge(cache.map(|cache| EditCacheResponse { cache: Some(cache) }))
+        let wait = self.wait(&request);
+        self.keyed(request, "edit_cache", wait, |app, q, seal, _| async move {
+            app.edit_cache(q, now_millis(), seal.as_ref()).await
+        })
+        .await
     }
 
     async fn delete_cache(

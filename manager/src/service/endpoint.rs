@@ -32,18 +32,24 @@ impl EndpointService for Services {
         &self,
         request: Request<CreateEndpointsRequest>,
     ) -> Result<Response<CreateEndpointsResponse>, Status> {
-        let q = request.into_inner();
-        span!(agent = q.agent_id);
-        edge(self.0.create_endpoints(q, now_millis()).await)
+        span!(agent = request.get_ref().agent_id);
+        let wait = self.wait(&request);
+        self.keyed(request, "create_endpoints", wait, |app, q, seal, _| async move {
+            app.create_endpoints(q, now_millis(), seal.as_ref()).await
+        })
+        .await
     }
 
     async fn delete_endpoints(
         &self,
         request: Request<DeleteEndpointsRequest>,
     ) -> Result<Response<DeleteEndpointsResponse>, Status> {
-        let q = request.into_inner();
-        span!(agent = q.agent_id);
-        edge(self.0.delete_endpoints(q, now_millis()).await)
+        span!(agent = request.get_ref().agent_id);
+        let wait = self.wait(&request);
+        self.keyed(request, "delete_endpoints", wait, |app, q, seal, _| async move {
+            app.delete_endpoints(q, now_millis(), seal.as_ref()).await
+        })
+        .await
     }
 
     async fn agents_endpoint(

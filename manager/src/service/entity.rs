@@ -1,48 +1,22 @@
 //! `EntityService`.
 
 use goperation::{
-    Error, now_millis,
+    now_millis,
     v1::{entity_service_server::EntityService, *},
 };
-use tonic::{Request, Response, Status, async_trait, metadata::MetadataMap};
+use tonic::{Request, Response, Status, async_trait};
 
 use super::{Services, span};
-use crate::{app::App, error::edge};
+use crate::{
+    app::{App, content, given_key},
+    error::edge,
+};
 
-/// Metadata, and header of REST, that says what the field of a request says.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-fn bad_key(what: &str) -> Error {
-    Error::invalid("idempotency_key", what)
-}
-
-/// The idempotency key in the metadata of a request.
-fn idempotency_key(metadata: &MetadataMap) -> goperation::Result<Option<String>> {
-    let mut found: Option<String> = None;
-    for value in metadata.get_all(IDEMPOTENCY_KEY) {
-        let value = value.to_str().ok().filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| bad_key("must be printable ASCII in metadata"))?;
-        if found.as_ref().is_some_and(|found| found != value) {
-            return Err(bad_key("must be one in metadata"));
-        }
-        found = Some(value.to_owned());
-    }
-    Ok(found)
-}
-
-/// The request with the key of its metadata.
-fn with_key(
-    mut q: CreateEntityRequest,
-    key: Option<String>,
-) -> goperation::Result<CreateEntityRequest> {
-    match key {
-        Some(key) if q.idempotency_key.is_empty() => q.idempotency_key = key,
-        Some(key) if q.idempotency_key != key => {
-            return Err(bad_key("must be the same in the request and in its metadata"));
-        }
-        _ => {}
-    }
-    Ok(q)
+/// Labels have no order of their own.
+fn edit_content(q: &EditEntityRequest) -> Vec<u8> {
+    let mut rest = q.clone();
+    let labels = std::mem::take(&mut rest.entity.get_or_insert_default().labels);
+    content(&rest, &[&labels])
 }
 
 #[async_trait]
@@ -76,13 +50,13 @@ impl EntityService for Services {
         request: Request<CreateEntityRequest>,
     ) -> Result<Response<CreateEntityResponse>, Status> {
         let wait = self.long_wait(&request);
-        let key = idempotency_key(request.metadata());
-        let q = request.into_inner();
+        let key = given_key(request.metadata(), &request.get_ref().idempotency_key);
+        let mut q = request.into_inner();
         span!(agent = q.agent_id, endpoint = q.endpoint.as_str(), method = "create_entity");
-        let q = match key.and_then(|key| with_key(q, key)) {
-            Ok(q) => q,
+        match key {
+            Ok(key) => q.idempotency_key = key,
             Err(error) => return edge(Err(error)),
-        };
+        }
         let answer =
             self.0.whole(|app| async move { app.create_entity(q, now_millis(), wait).await }).await;
         edge(answer)
@@ -100,8 +74,12 @@ impl EntityService for Services {
         &self,
         request: Request<EditEntityRequest>,
     ) -> Result<Response<EditEntityResponse>, Status> {
-        let entity = self.0.edit_entity(request.into_inner(), now_millis()).await;
-        edge(entity.map(|entity| EditEntityResponse { entity: Some(entity) }))
+        let wait = self.wait(&request);
+        self.keyed_by(request, "edit_entity", wait, edit_content, |app, q, seal, _| async move {
+            let entity = app.edit_entity(q, now_millis(), seal.as_ref()).await?;
+            Ok(EditEntityResponse { entity: Some(entity) })
+        })
+        .await
     }
 
     async fn delete_entity(
@@ -109,11 +87,12 @@ impl EntityService for Services {
         request: Request<DeleteEntityRequest>,
     ) -> Result<Response<DeleteEntityResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "delete_entity");
-        let answer =
-            self.0.whole(|app| async move { app.delete_entity(q, now_millis(), wait).await }).await;
-        edge(answer)
+        self.keyed(request, "delete_entity", wait, |app, q, seal, wait| async move {
+            app.delete_entity(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn status_entity(
@@ -131,11 +110,12 @@ impl EntityService for Services {
         request: Request<StartEntityRequest>,
     ) -> Result<Response<StartEntityResponse>, Status> {
         let wait = self.long_wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "start_entity");
-        let answer =
-            self.0.whole(|app| async move { app.start_entity(q, now_millis(), wait).await }).await;
-        edge(answer)
+        self.keyed(request, "start_entity", wait, |app, q, seal, wait| async move {
+            app.start_entity(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn stop_entity(
@@ -143,11 +123,12 @@ impl EntityService for Services {
         request: Request<StopEntityRequest>,
     ) -> Result<Response<StopEntityResponse>, Status> {
         let wait = self.long_wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "stop_entity");
-        let answer =
-            self.0.whole(|app| async move { app.stop_entity(q, now_millis(), wait).await }).await;
-        edge(answer)
+        self.keyed(request, "stop_entity", wait, |app, q, seal, wait| async move {
+            app.stop_entity(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn restart_entity(
@@ -155,13 +136,12 @@ impl EntityService for Services {
         request: Request<RestartEntityRequest>,
     ) -> Result<Response<RestartEntityResponse>, Status> {
         let wait = self.long_wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "restart_entity");
-        let answer = self
-            .0
-            .whole(|app| async move { app.restart_entity(q, now_millis(), wait).await })
-            .await;
-        edge(answer)
+        self.keyed(request, "restart_entity", wait, |app, q, seal, wait| async move {
+            app.restart_entity(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn kill_entity(
@@ -169,10 +149,11 @@ impl EntityService for Services {
         request: Request<KillEntityRequest>,
     ) -> Result<Response<KillEntityResponse>, Status> {
         let wait = self.long_wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(endpoint = q.endpoint.as_str(), entity = q.number, method = "kill_entity");
-        let answer =
-            self.0.whole(|app| async move { app.kill_entity(q, now_millis(), wait).await }).await;
-        edge(answer)
+        self.keyed(request, "kill_entity", wait, |app, q, seal, wait| async move {
+            app.kill_entity(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 }

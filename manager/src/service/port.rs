@@ -40,16 +40,17 @@ impl PortService for Services {
         request: Request<CreatePortRequest>,
     ) -> Result<Response<CreatePortResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
+        let q = request.get_ref();
         span!(
             endpoint = q.endpoint.as_str(),
             entity = q.entity,
             method = "frozen_port",
             message_id = q.message_id.as_str(),
         );
-        let answer =
-            self.0.whole(|app| async move { app.create_port(q, now_millis(), wait).await }).await;
-        edge(answer)
+        self.keyed(request, "create_port", wait, |app, q, seal, wait| async move {
+            app.create_port(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn delete_port(
@@ -57,11 +58,11 @@ impl PortService for Services {
         request: Request<DeletePortRequest>,
     ) -> Result<Response<DeletePortResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
-        span!(agent = q.agent_id, method = "free_ports");
-        let answer =
-            self.0.whole(|app| async move { app.delete_port(q, now_millis(), wait).await }).await;
-        edge(answer)
+        span!(agent = request.get_ref().agent_id, method = "free_ports");
+        self.keyed(request, "delete_port", wait, |app, q, seal, wait| async move {
+            app.delete_port(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 
     async fn free_ports(
@@ -69,10 +70,10 @@ impl PortService for Services {
         request: Request<FreePortsRequest>,
     ) -> Result<Response<FreePortsResponse>, Status> {
         let wait = self.wait(&request);
-        let q = request.into_inner();
-        span!(agent = q.agent_id, method = "free_ports");
-        let answer =
-            self.0.whole(|app| async move { app.free_ports(q, now_millis(), wait).await }).await;
-        edge(answer)
+        span!(agent = request.get_ref().agent_id, method = "free_ports");
+        self.keyed(request, "free_ports", wait, |app, q, seal, wait| async move {
+            app.free_ports(q, now_millis(), wait, seal.as_ref()).await
+        })
+        .await
     }
 }

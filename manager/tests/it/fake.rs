@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 /// What an agent answers.
 pub(crate) type Answer = Result<JsonObject, Error>;
+type CastScript = Arc<dyn Fn(&CastRequest) -> Result<(), Error> + Send + Sync>;
 type Script = Arc<dyn Fn(CallRequest) -> BoxFuture<'static, Answer> + Send + Sync>;
 
 /// What the bridge has seen.
@@ -39,6 +40,7 @@ pub(crate) struct Seen {
 pub(crate) struct Fake {
     seen: Arc<Mutex<Seen>>,
     script: Arc<Mutex<Script>>,
+    casts: Arc<Mutex<CastScript>>,
 }
 
 impl fmt::Debug for Fake {
@@ -88,7 +90,12 @@ pub(crate) fn willing(request: &CallRequest) -> Answer {
 impl Fake {
     pub(crate) fn new() -> Self {
         let willing: Script = Arc::new(|request| Box::pin(async move { willing(&request) }));
-        Self { seen: Arc::default(), script: Arc::new(Mutex::new(willing)) }
+        let taken: CastScript = Arc::new(|_| Ok(()));
+        Self {
+            seen: Arc::default(),
+            script: Arc::new(Mutex::new(willing)),
+            casts: Arc::new(Mutex::new(taken)),
+        }
     }
 
     /// Answers calls so from now on.
@@ -118,6 +125,14 @@ impl Fake {
         self.answer(willing);
     }
 
+    /// Takes CASTs so from now on; also those that it does not take are seen.
+    pub(crate) fn take_casts(
+        &self,
+        script: impl Fn(&CastRequest) -> Result<(), Error> + Send + Sync + 'static,
+    ) {
+        *self.casts.lock().unwrap() = Arc::new(script);
+    }
+
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
         look(&mut self.seen.lock().unwrap())
     }
@@ -143,7 +158,10 @@ impl BridgeService for Fake {
         self.up()?;
         let request = request.into_inner();
         let message_id = request.message_id.clone();
+        let script = self.casts.lock().unwrap().clone();
+        let taken = script(&request);
         self.look(|seen| seen.casts.push(request));
+        taken?;
         Ok(Response::new(CastResponse { message_id }))
     }
 

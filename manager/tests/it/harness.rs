@@ -11,7 +11,7 @@ use goperation::{
         agent_service_client::AgentServiceClient, bridge_service_client::BridgeServiceClient,
         bridge_service_server::BridgeServiceServer, cache_service_client::CacheServiceClient,
         endpoint_service_client::EndpointServiceClient, entity_service_client::EntityServiceClient,
-        port_service_client::PortServiceClient,
+        port_service_client::PortServiceClient, request_service_client::RequestServiceClient,
     },
 };
 use goperation_bridge::{Bridge, BridgeConfig, Local, LocalConfig, Transport as _};
@@ -181,6 +181,10 @@ impl Manager {
 
     pub(crate) fn caches(&self) -> CacheServiceClient<Channel> {
         CacheServiceClient::new(self.channel())
+    }
+
+    pub(crate) fn requests(&self) -> RequestServiceClient<Channel> {
+        RequestServiceClient::new(self.channel())
     }
 
     pub(crate) fn bridge(&self) -> BridgeServiceClient<Channel> {

@@ -35,7 +35,11 @@ async fn commands_go_through_as_they_are() {
     assert_eq!(error.metadata["message_id"], "m1");
 
     let cast = CastRequest { method: "echo".to_owned(), ..CastRequest::default() };
-    answer(manager.bridge().cast(cast).await).unwrap();
+    answer(manager.bridge().cast(cast.clone()).await).unwrap();
+    let id = "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77".to_owned();
+    let foreign = CastRequest { request_id: id, ..cast };
+    let error = answer(manager.bridge().cast(foreign).await).unwrap_err();
+    assert_eq!(error.violations[0].field, "request_id", "only the manager sends for a request");
     assert_eq!(manager.fake.look(|seen| seen.casts.len()), 1);
     let dead = manager.bridge().index_dead_letters(IndexDeadLettersRequest::default()).await;
     assert_eq!(answer(dead).unwrap().dead_letters[0].reason, "OVER_FINISHTIME");

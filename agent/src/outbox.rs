@@ -1,0 +1,240 @@
+//! Answers to requests that the manager does not have yet.
+//!
+//! Invariant: an answer is in here from the transaction on that ends its message in the journal,
+//! until the manager has said that it has it, or that nobody asks for it any more; the journal's
+//! sweep does not touch it. Of one message one thing is sent at a time, and its answer last.
+
+mod answer;
+mod queue;
+mod send;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use goperation::{
+    Error, MessageId, Reason, Result, now_millis, to_timestamp,
+    v1::{RespondRequest, ResponseState},
+};
+use goperation_bridge::Message;
+use goperation_store::{Scan, Store, Txn};
+use prost::Message as _;
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant},
+};
+
+use self::queue::{Queue, Work};
+use crate::{agent::Agent, journal::Entry};
+
+pub(crate) use send::send;
+
+/// Layout of [`Row`].
+const VERSION: u32 = 1;
+const PREFIX: &[u8] = b"o/";
+/// Rows that the start reads at a time: each may be large.
+const LOAD_BATCH: usize = 64;
+/// How long what is told of a message waits for its answer, which makes it needless.
+const TELL_DELAY: Duration = Duration::from_millis(50);
+
+/// An answer.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Row {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    /// Without the agent's secret.
+    #[prost(message, optional, tag = "2")]
+    answer: Option<RespondRequest>,
+}
+
+/// The outbox in the agent's store.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    store: Arc<dyn Store>,
+    queue: Mutex<Queue>,
+    new: Notify,
+}
+
+fn key(id: &MessageId) -> Vec<u8> {
+    [PREFIX, id.as_str().as_bytes()].concat()
+}
+
+/// Puts the answer of an entry that is done beside it; nothing when no request asks for it.
+#[must_use]
+pub(crate) fn put(txn: Txn, id: &MessageId, entry: &Entry, agent: Option<u32>) -> Txn {
+    match answer::answer(entry, agent) {
+        Some(answer) => {
+            txn.put(key(id), Row { version: VERSION, answer: Some(answer) }.encode_to_vec())
+        }
+        None => txn,
+    }
+}
+
+impl Outbox {
+    /// The outbox in that store.
+    #[must_use]
+    pub(crate) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, queue: Mutex::default(), new: Notify::new() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up what the last run of the agent left. Answers how much that is.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed, `INTERNAL` when a key is none of an outbox.
+    pub(crate) async fn load(&self) -> Result<usize> {
+        let mut scan = Scan::prefix(PREFIX).limit(LOAD_BATCH);
+        let mut found = 0;
+        loop {
+            let rows = self.store.scan(scan.clone()).await.map_err(crate::error::store)?;
+            found += rows.len();
+            for (key, _) in &rows {
+                let id = String::from_utf8_lossy(key.get(PREFIX.len()..).unwrap_or_default());
+                self.answered(&MessageId::parse("message_id", &id)?);
+            }
+            match rows.last() {
+                Some((last, _)) if rows.len() == LOAD_BATCH => {
+                    scan.start = [last.as_slice(), &[0]].concat();
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// The answer of a message is durable: it is to be sent, and nothing else of it any more.
+    pub(crate) fn answered(&self, id: &MessageId) {
+        self.queue().answered(id);
+        self.new.notify_one();
+    }
+
+    /// Puts the answer of a message in again, for a repeat of it. Answers whether it has one.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    async fn put_again(&self, id: &MessageId, entry: &Entry, agent: Option<u32>) -> Result<bool> {
+        let txn = put(Txn::new(), id, entry, agent);
+        if txn.writes.is_empty() {
+            return Ok(false);
+        }
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        self.answered(id);
+        Ok(true)
+    }
+
+    /// What is to be sent next, if anything is now.
+    fn next(&self, now: Instant) -> Option<Work> {
+        self.queue().next(now)
+    }
+
+    /// The answer of a message, with its bytes; none when it was sent already.
+    async fn read(&self, id: &MessageId) -> Result<Option<(Vec<u8>, RespondRequest)>> {
+        let Some(bytes) = self.store.get(key(id)).await.map_err(crate::error::store)? else {
+            return Ok(None);
+        };
+        let row = Row::decode(bytes.as_slice()).map_err(|error| unreadable(id, &error))?;
+        match row {
+            Row { version: VERSION, answer: Some(answer) } => Ok(Some((bytes, answer))),
+            Row { version, .. } => Err(unreadable(id, &format!("it has version {version}"))),
+        }
+    }
+
+    /// Removes the answer that had these bytes; another one that came meanwhile stays.
+    async fn forget(&self, id: &MessageId, bytes: Vec<u8>) -> Result<()> {
+        let txn = Txn::new().equals(key(id), bytes).delete(key(id));
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
+    }
+}
+
+fn unreadable(id: &MessageId, why: &dyn std::fmt::Display) -> Error {
+    Error::new(Reason::Internal, format!("the answer of {id} in the outbox cannot be read: {why}"))
+}
+
+impl Agent {
+    /// Tells the manager how far a message of a request is, as well as it goes: only the newest
+    /// matters, and its answer more than that.
+    pub(crate) fn tell(&self, message: &Message, state: ResponseState, progress: &str) {
+        let Some(request) = &message.request else { return };
+        let now = now_millis();
+        let told = RespondRequest {
+            id: request.clone(),
+            agent_id: wire_id(self.manager.agent_id()),
+            state: state.into(),
+            progress: progress.to_owned(),
+            start_time: (state == ResponseState::Running && progress.is_empty())
+                .then(|| to_timestamp(now)),
+            ..RespondRequest::default()
+        };
+        self.outbox.queue().tell(&message.id, told, Instant::now() + TELL_DELAY);
+        self.outbox.new.notify_one();
+    }
+
+    /// Sees to it that the answer that the journal has of a message gets to the manager.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn send_answer_again(&self, id: &MessageId, entry: &Entry) -> Result<bool> {
+        self.outbox.put_again(id, entry, self.manager.agent_id()).await
+    }
+}
+
+fn wire_id(agent: Option<u32>) -> i32 {
+    agent.and_then(|id| i32::try_from(id).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use goperation::JsonObject;
+    use goperation_bridge::{Body, Kind};
+    use goperation_store::{Options, SledStore};
+
+    use super::*;
+    use crate::journal::{Journal, Received};
+
+    fn message(id: &str, request: bool) -> Message {
+        Message {
+            request: request.then(|| id.to_owned()),
+            ..Message::new(
+                Kind::Cast,
+                MessageId::parse("id", id).unwrap(),
+                Body::Object(JsonObject::new()),
+            )
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_outlives_its_entry_in_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> =
+            Arc::new(SledStore::open(Options::new(dir.path().join("store"))).unwrap());
+        let (journal, outbox) = (Journal::new(Arc::clone(&store)), Outbox::new(Arc::clone(&store)));
+        for (id, request) in [("done", true), ("plain", false)] {
+            let message = message(id, request);
+            let received = journal.receive(&message, false, 1, 1).await.unwrap().await.unwrap();
+            let Received::New(mut entry) = received else { panic!("it is new") };
+            journal.done(&message.id, &mut entry, &Ok(JsonObject::new()), Some(7)).await.unwrap();
+        }
+        let refused = message("refused", true);
+        let error = Error::new(Reason::AgentNotActive, "it is not");
+        let first = journal.refuse(&refused, 1, &error, Some(7)).await.unwrap();
+        assert!(matches!(first, Received::New(_)));
+        let again = journal.refuse(&refused, 1, &error, Some(7)).await.unwrap();
+        let Received::Known(entry) = again else { panic!("it is known") };
+        assert!(entry.is_refused() && entry.outcome().is_some());
+
+        assert_eq!(journal.sweep(u64::MAX).await.unwrap(), 3);
+        assert!(journal.get(&refused.id).await.unwrap().is_none());
+        assert_eq!(outbox.load().await.unwrap(), 2);
+        let done = message("done", true).id;
+        let (bytes, answer) = outbox.read(&done).await.unwrap().unwrap();
+        assert_eq!((answer.state(), answer.agent_id), (ResponseState::Succeeded, 7));
+        assert_eq!(answer.secret, "");
+
+        // What is put in anew meanwhile is not taken out with what was there before.
+        outbox.forget(&done, b"other".to_vec()).await.unwrap();
+        assert!(outbox.read(&done).await.unwrap().is_some());
+        outbox.forget(&done, bytes).await.unwrap();
+        assert!(outbox.read(&done).await.unwrap().is_none());
+    }
+}

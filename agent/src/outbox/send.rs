@@ -1,0 +1,228 @@
+//! The task that sends what is in the outbox, until the manager has it.
+//!
+//! Invariant: an answer leaves the store only when the manager has said something of it: that it
+//! took it, that it had one, or that it does not know the request. While the manager is away one
+//! is tried at a time, with growing pauses.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use goperation::{Error, MessageId, Reason};
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    queue::{Ended, Work},
+    wire_id,
+};
+use crate::{agent::Agent, life};
+
+/// What is sent at a time, at most.
+const PLACES: usize = 4;
+/// How long, at the end of the agent, what is there still is tried to be sent.
+const FLUSH: Duration = Duration::from_secs(2);
+/// How long an answer waits that the manager refuses for a reason of its own.
+const REFUSED: Duration = Duration::from_secs(60);
+
+/// How a try ended.
+enum Sent {
+    /// The manager has said something of it.
+    Said,
+    /// The manager is away.
+    Away(Error),
+    /// The manager does not want it as it is; others it may want.
+    Refused(Error),
+    /// The store has failed: nothing is known of it any more.
+    StoreFailed(Error),
+}
+
+/// When it is tried again while the manager is away.
+#[derive(Debug, Default)]
+struct Pause {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    /// How many may be on their way.
+    fn places(&self, now: Instant) -> usize {
+        match self.until {
+            None => PLACES,
+            Some(until) if now < until => 0,
+            Some(_) => 1,
+        }
+    }
+
+    fn failed(&mut self, now: Instant) {
+        // What was on its way with one that failed fails for the same.
+        if self.until.is_none_or(|until| until <= now) {
+            self.until = Some(now + life::back_off_step(self.failures));
+            self.failures = self.failures.saturating_add(1);
+        }
+    }
+
+    fn over(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// Sends until `stop`, and then for a moment what is there still.
+pub(crate) async fn send(agent: Arc<Agent>, stop: CancellationToken) {
+    let agent = &*agent;
+    let mut pause = Pause::default();
+    let mut sending = FuturesUnordered::new();
+    loop {
+        let now = Instant::now();
+        let places = pause.places(now);
+        while sending.len() < places
+            && let Some(work) = agent.outbox.next(now)
+        {
+            sending.push(try_one(agent, work));
+        }
+        let due = match pause.until {
+            Some(until) if places == 0 => Some(until),
+            _ if sending.len() < places => agent.outbox.queue().due(),
+            _ => None,
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some((work, sent)) = sending.next(), if !sending.is_empty() => {
+                note(agent, &mut pause, work, sent);
+            }
+            () = agent.outbox.new.notified() => {}
+            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+        }
+    }
+    let flush = async {
+        // What cannot be sent now is sent by the next start.
+        while pause.until.is_none() {
+            let now = Instant::now();
+            while sending.len() < PLACES
+                && let Some(work) = agent.outbox.next(now)
+            {
+                sending.push(try_one(agent, work));
+            }
+            let Some((work, sent)) = sending.next().await else { break };
+            note(agent, &mut pause, work, sent);
+        }
+    };
+    if timeout(FLUSH, flush).await.is_err() {
+        debug!("the outbox is not empty");
+    }
+}
+
+/// Tries to send something. Answers the message, and whether it is its answer.
+async fn try_one(agent: &Agent, work: Work) -> ((MessageId, bool), Sent) {
+    match work {
+        Work::Tell(id, told) => {
+            let sent = match agent.manager.respond(*told).await {
+                Ok(_) => Sent::Said,
+                Err(error) => judged(error),
+            };
+            ((id, false), sent)
+        }
+        Work::Answer(id) => {
+            let sent = send_answer(agent, &id).await;
+            ((id, true), sent)
+        }
+    }
+}
+
+async fn send_answer(agent: &Agent, id: &MessageId) -> Sent {
+    let (bytes, answer) = match agent.outbox.read(id).await {
+        Ok(Some(row)) => row,
+        Ok(None) => return Sent::Said,
+        Err(error) if error.reason == Reason::Unavailable => return Sent::StoreFailed(error),
+        Err(error) => return Sent::Refused(error),
+    };
+    if answer.agent_id == wire_id(agent.manager.agent_id()) {
+        match agent.manager.respond(answer).await {
+            Ok(taken) => debug!(message_id = %id, taken, "the manager has the answer"),
+            Err(error) => match judged(error) {
+                Sent::Said => debug!(message_id = %id, "nobody asks for the answer any more"),
+                other => return other,
+            },
+        }
+    } else {
+        info!(message_id = %id, agent = answer.agent_id, "an answer of a former identity is dropped");
+    }
+    match agent.outbox.forget(id, bytes).await {
+        Ok(()) => Sent::Said,
+        Err(error) => Sent::StoreFailed(error),
+    }
+}
+
+/// What an error of the manager means for what was sent.
+fn judged(error: Error) -> Sent {
+    match error.reason {
+        Reason::RequestNotFound => Sent::Said,
+        Reason::InvalidArgument
+        | Reason::TooLarge
+        | Reason::AgentNotFound
+        | Reason::StateRefused
+        | Reason::PermissionDenied
+        | Reason::Unauthenticated => Sent::Refused(error),
+        _ => Sent::Away(error),
+    }
+}
+
+fn note(agent: &Agent, pause: &mut Pause, (id, is_answer): (MessageId, bool), sent: Sent) {
+    let now = Instant::now();
+    let ended = match sent {
+        Sent::Said => {
+            pause.over();
+            Ended::Done
+        }
+        Sent::Away(error) => {
+            if pause.until.is_none() {
+                warn!(%error, "the manager cannot be told of requests, trying on");
+            }
+            pause.failed(now);
+            if is_answer { Ended::Again } else { Ended::Done }
+        }
+        Sent::Refused(error) => {
+            warn!(message_id = %id, %error, "an answer was not taken");
+            pause.over();
+            let wait = REFUSED.mul_f64(rand::rng().random_range(0.5..1.0));
+            if is_answer { Ended::Later(now + wait) } else { Ended::Done }
+        }
+        Sent::StoreFailed(error) => {
+            error!(%error, "the outbox cannot be read or written");
+            agent.core.failed().cancel();
+            Ended::Done
+        }
+    };
+    agent.outbox.queue().ended(id, ended, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_tried_at_a_time_while_the_manager_is_away() {
+        let mut pause = Pause::default();
+        let mut now = Instant::now();
+        assert_eq!(pause.places(now), PLACES);
+        let mut longest = Duration::ZERO;
+        for _ in 0..50 {
+            pause.failed(now);
+            let until = pause.until.unwrap();
+            pause.failed(now);
+            assert_eq!(pause.until, Some(until), "others of the same time change nothing");
+            assert_eq!(pause.places(now), 0);
+            longest = longest.max(until - now);
+            now = until;
+            assert_eq!(pause.places(now), 1);
+        }
+        assert!(
+            (Duration::from_secs(1)..=Duration::from_secs(2)).contains(&longest),
+            "{longest:?}"
+        );
+        pause.over();
+        assert_eq!(pause.places(now), PLACES);
+    }
+}

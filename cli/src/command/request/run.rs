@@ -1,0 +1,230 @@
+//! `gop request run`: what was typed becomes a request, or the plan of one.
+//!
+//! Invariant: a request is always asked for under a key, so that whoever does not learn whether
+//! it has begun can ask again.
+
+use std::time::Duration;
+
+use goperation::{
+    JsonObject, MANAGER_NAMESPACE, MessageId,
+    v1::{
+        CreateRequestRequest, CreateRequestResponse, PlanRequestRequest, RequestHook,
+        RequestSelection, Rollout,
+    },
+};
+use serde_json::Value;
+
+use super::{
+    text,
+    view::Form,
+    watch::{self, Asked},
+};
+use crate::{
+    args::{self, RunRequest, Selection},
+    client::Client,
+    error::Error,
+    hint::{KEY, Repeat, Subject},
+    output::Output,
+    parse::{self, Several},
+};
+
+/// Plans a request, or begins it and waits for its end.
+pub(super) async fn run(client: &Client, output: Output, args: RunRequest) -> Result<(), Error> {
+    if args.plan {
+        return plan(client, output, args).await;
+    }
+    let form = match (args.watch || args.jsonl, output.is_json()) {
+        (true, _) => Form::of_watch(output, args.jsonl),
+        (false, true) => Form::EndJson,
+        (false, false) => Form::End,
+    };
+    let (detach, wait) = (args.detach, args.patience.wait);
+    let message = message(client, args)?;
+    let subject = Subject {
+        endpoint: Some(message.namespace.clone()).filter(|name| name != MANAGER_NAMESPACE),
+        repeat: Repeat::Keyed,
+        ..Subject::default()
+    };
+    let key = message.idempotency_key.clone();
+    let answer = client.requests().create_request(client.request(message)).await;
+    let answer = answer.map_err(|status| {
+        let mut error = goperation::Error::from_status(&status);
+        error.metadata.entry(KEY.to_owned()).or_insert(key);
+        Error::from(error).about(&subject)
+    })?;
+    let answer = answer.into_inner();
+    if detach {
+        return output.answer(&answer, begun);
+    }
+    let request = answer
+        .request
+        .ok_or_else(|| Error::Failed("the manager's answer has no request".to_owned()))?;
+    let asked = Asked { form, cursor: String::new(), follow: false, wait };
+    watch::watch(client, request, asked).await
+}
+
+fn begun(answer: &CreateRequestResponse) -> String {
+    let request = answer.request.clone().unwrap_or_default();
+    let all = text::agents(request.counts.unwrap_or_default().agents);
+    let (id, method) = (&request.id, text::method(&request));
+    format!("begun {id}: {method} on {all}\n`gop request watch {id}` shows it\n")
+}
+
+async fn plan(client: &Client, output: Output, args: RunRequest) -> Result<(), Error> {
+    let message = PlanRequestRequest {
+        namespace: namespace(args.namespace),
+        method: args.method,
+        args: Some(args.args.to_struct()?),
+        on: Some(selection(args.on)),
+        rollout: rollout(args.rollout),
+    };
+    let answer = client.requests().plan_request(client.request(message)).await?.into_inner();
+    output.answer(&answer, text::plan)
+}
+
+fn message(client: &Client, args: RunRequest) -> Result<CreateRequestRequest, Error> {
+    let key = if args.key.is_empty() { MessageId::generate().to_string() } else { args.key };
+    Ok(CreateRequestRequest {
+        namespace: namespace(args.namespace),
+        method: args.method,
+        args: Some(args.args.to_struct()?),
+        on: Some(selection(args.on)),
+        rollout: rollout(args.rollout),
+        finish_timeout: args.finish.and_then(duration),
+        timeout: client.given().and_then(duration),
+        expire: args.expire.and_then(duration),
+        pre_run: hook("--pre-run", args.hooks.pre_run)?,
+        after_run: hook("--after-run", args.hooks.after_run)?,
+        post_run: hook("--post-run", args.hooks.post_run)?,
+        plan: args.plan_hash,
+        idempotency_key: key,
+    })
+}
+
+fn namespace(given: String) -> String {
+    if given.is_empty() { MANAGER_NAMESPACE.to_owned() } else { given }
+}
+
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(duration).ok()
+}
+
+fn selection(on: Selection) -> RequestSelection {
+    let mut selection = RequestSelection {
+        endpoint: on.endpoint,
+        filter: on.filter,
+        includes: on.includes,
+        ..RequestSelection::default()
+    };
+    match on.on {
+        Some(Several::All) => selection.all = true,
+        Some(Several::Numbers(agents)) => selection.agents = agents,
+        None => {}
+    }
+    match on.entities {
+        Some(Several::All) => selection.entities = "all".to_owned(),
+        Some(Several::Numbers(entities)) => selection.entities = entities,
+        None => {}
+    }
+    selection
+}
+
+/// None when nothing of it was said: all are sent to at once.
+fn rollout(args: args::Rollout) -> Option<Rollout> {
+    let rollout = Rollout {
+        batch: args.batch.unwrap_or_default(),
+        canary: args.canary.unwrap_or_default(),
+        pause: args.pause.and_then(duration),
+        max_failures: args.max_failures,
+        max_parallel: args.max_parallel.unwrap_or_default(),
+    };
+    (rollout != Rollout::default()).then_some(rollout)
+}
+
+/// A hook as the old API writes it.
+fn hook(flag: &str, source: Option<String>) -> Result<Option<RequestHook>, Error> {
+    let Some(source) = source else { return Ok(None) };
+    let mut object = parse::read_object(flag, &source)?;
+    let wrong = |what: String| Error::Usage(format!("{flag}: {what}"));
+    let text = |value: Option<Value>, field: &str| match value {
+        None => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(wrong(format!("`{field}` must be text"))),
+    };
+    let inner = |value: Option<Value>, field: &str| match value {
+        None => Ok(None),
+        Some(Value::Object(object)) => parse::to_struct(&object).map(Some),
+        Some(_) => Err(wrong(format!("`{field}` must be an object"))),
+    };
+    let hook = RequestHook {
+        executer: text(object.remove("executer"), "executer")?,
+        ekwargs: inner(object.remove("ekwargs"), "ekwargs")?,
+        condition: text(object.remove("condition"), "condition")?,
+        ckwargs: inner(object.remove("ckwargs"), "ckwargs")?,
+    };
+    unknown(&object).map_or(Ok(Some(hook)), |name| {
+        Err(wrong(format!("`{name}` is none of executer, ekwargs, condition, ckwargs")))
+    })
+}
+
+fn unknown(object: &JsonObject) -> Option<&String> {
+    object.keys().next()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command, RequestCommand};
+
+    fn typed(args: &[&str]) -> RunRequest {
+        let args = ["gop", "request", "run", "echo"].iter().chain(args);
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Request(RequestCommand::Run(run)) => *run,
+            _ => panic!("another command"),
+        }
+    }
+
+    #[test]
+    fn whom_and_how_are_as_they_were_typed() {
+        let args = typed(&["--on", "3-1,7", "--filter", "online = true", "--include", "cpu>=2"]);
+        assert_eq!(rollout(args.rollout.clone()), None);
+        let want = RequestSelection {
+            agents: "1-3,7".to_owned(),
+            filter: "online = true".to_owned(),
+            includes: vec!["cpu>=2".to_owned()],
+            ..RequestSelection::default()
+        };
+        assert_eq!(selection(args.on), want);
+
+        let args =
+            typed(&["--on", "all", "--entities", "all", "--batch", "10%", "--max-fail", "0"]);
+        let on = selection(args.on.clone());
+        assert_eq!((on.all, on.entities.as_str(), on.agents.as_str()), (true, "all", ""));
+        let want = Rollout {
+            batch: "10%".to_owned(),
+            max_failures: Some("0".to_owned()),
+            ..Rollout::default()
+        };
+        assert_eq!(rollout(args.rollout), Some(want));
+
+        let args = typed(&["--endpoint", "sample", "--pause", "5s", "--canary", "1"]);
+        assert_eq!(args.on.on, None);
+        let want = prost_types::Duration { seconds: 5, nanos: 0 };
+        assert_eq!(rollout(args.rollout).map(|r| (r.pause, r.canary)), Some((Some(want), 1)));
+    }
+
+    #[test]
+    fn a_hook_has_its_four_fields_only() {
+        let text = r#"{"executer": "http", "ekwargs": {"url": "http://h"}, "condition": "agents"}"#;
+        let read = hook("--pre-run", Some(text.to_owned())).unwrap().unwrap();
+        assert_eq!((read.executer.as_str(), read.condition.as_str()), ("http", "agents"));
+        assert!(read.ekwargs.is_some() && read.ckwargs.is_none());
+        assert_eq!(hook("--pre-run", None).unwrap(), None);
+        for bad in ["{\"executer\": 1}", "{\"ekwargs\": \"\"}", "{\"url\": \"\"}", "[]", "x"] {
+            let error = hook("--post-run", Some(bad.to_owned())).unwrap_err().to_string();
+            assert!(error.starts_with("--post-run: "), "{error}");
+        }
+    }
+}

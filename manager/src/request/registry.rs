@@ -1,0 +1,250 @@
+//! The runs of requests: where the one owner of a request is found, or made.
+//!
+//! Invariant: of each request there is at most one run at a time. Another one is made only when
+//! the one before has ended, from what is on record then.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use goperation::{Error, Reason, Result, now_millis};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument as _;
+
+use super::{
+    Ask, Question, Told,
+    cap::Caps,
+    feed::{Feed, Feeds},
+    rows::Rows,
+    run::{self, Run},
+};
+use crate::{
+    app::{App, Turns},
+    check,
+    config::RequestsConfig,
+    db::Tx,
+    keys,
+    record::{RequestRecord, RowRecord},
+};
+
+/// Asks that wait for a run.
+const WAITING: usize = 1024;
+/// How long it may take until a request is in memory.
+const LOAD: Duration = Duration::from_secs(10);
+
+/// The runs of all requests that have one.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    runs: Mutex<HashMap<String, Entry>>,
+    feeds: Feeds,
+    caps: Caps,
+    /// Whose turn it is to make the run of a request.
+    turns: Turns,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    asks: mpsc::Sender<Question>,
+    /// The run has ended.
+    gone: CancellationToken,
+}
+
+/// The place of a run; another one may have it when this is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    app: Arc<App>,
+    id: String,
+    gone: CancellationToken,
+}
+
+impl Requests {
+    pub(crate) fn new(rules: &RequestsConfig) -> Self {
+        Self {
+            runs: Mutex::default(),
+            feeds: Feeds::default(),
+            caps: Caps::new(&rules.max_running),
+            turns: Turns::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, id: &str) -> Option<Entry> {
+        self.runs().get(id).cloned()
+    }
+
+    /// How far the events of a request are, also when it has no run.
+    pub(crate) fn feed(&self, id: &str) -> Feed {
+        self.feeds.of(id)
+    }
+
+    pub(super) fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// Waits until every run has ended; they end when the manager stops.
+    pub(crate) async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.app.requests.runs().remove(&self.id);
+        self.gone.cancel();
+    }
+}
+
+impl App {
+    /// Stores a new request with its rows, and what `extra` adds, and starts its run. The answer
+    /// comes when it is durable. One that is there already stays as it is.
+    pub(crate) async fn begin_request(
+        self: &Arc<Self>,
+        record: RequestRecord,
+        rows: Vec<RowRecord>,
+        extra: impl FnOnce(&mut Tx),
+    ) -> Result<RequestRecord> {
+        let mut tx = self.db.begin();
+        extra(&mut tx);
+        // What was stored is also run, whatever becomes of who asked.
+        self.whole(|app| async move { app.store_request(record, rows, tx).await }).await
+    }
+
+    async fn store_request(
+        self: Arc<Self>,
+        record: RequestRecord,
+        rows: Vec<RowRecord>,
+        mut tx: Tx,
+    ) -> Result<RequestRecord> {
+        let id = record.id.clone();
+        let _turn = self.requests.turns.wait(&id, LOAD).await.ok_or_else(busy)?;
+        if let Some(there) = self.db.get(keys::request(&id)).await? {
+            return Ok(there);
+        }
+        let mut rows = Rows::new(record, rows);
+        rows.begin(now_millis());
+        let changes = rows.take();
+        let record = rows.record().clone();
+        if tx.has(keys::request(&id)).await? {
+            return Err(busy());
+        }
+        run::put(&mut tx, &record, changes.iter());
+        tx.mark(keys::request_time(record.request_time, &id));
+        tx.mark(keys::request_open(&id));
+        if !tx.commit().await? {
+            return Err(busy());
+        }
+        self.spawn_run(rows);
+        Ok(record)
+    }
+
+    /// Asks the run of a request, which is made if there is none.
+    ///
+    /// # Errors
+    /// `REQUEST_NOT_FOUND`, and what the run says.
+    pub(crate) async fn ask_request(self: &Arc<Self>, id: &str, mut ask: Ask) -> Result<Told> {
+        loop {
+            let asks = self.run_of(id).await?;
+            let (answer, told) = oneshot::channel();
+            match asks.send(Question { ask, answer }).await {
+                // Without an answer it was broken off, and whoever asks again learns how far it
+                // came.
+                Ok(()) => return told.await.unwrap_or_else(|_| Err(stopping())),
+                // It has just ended, for want of asks.
+                Err(mpsc::error::SendError(question)) => ask = question.ask,
+            }
+        }
+    }
+
+    async fn run_of(self: &Arc<Self>, id: &str) -> Result<mpsc::Sender<Question>> {
+        if let Some(entry) = self.requests.entry(id).filter(|entry| !entry.asks.is_closed()) {
+            return Ok(entry.asks);
+        }
+        let _turn = self.requests.turns.wait(id, LOAD).await.ok_or_else(busy)?;
+        while let Some(entry) = self.requests.entry(id) {
+            if !entry.asks.is_closed() {
+                return Ok(entry.asks);
+            }
+            // It writes its last.
+            entry.gone.cancelled().await;
+        }
+        if self.stop.is_cancelled() {
+            return Err(stopping());
+        }
+        let rows = self.load_request(id).await?;
+        Ok(self.spawn_run(rows))
+    }
+
+    async fn load_request(&self, id: &str) -> Result<Rows> {
+        let record: Option<RequestRecord> = self.db.get(keys::request(id)).await?;
+        let record = record.ok_or_else(|| check::no_request(id))?;
+        let rows = self.db.all::<RowRecord>(keys::rows_of(id)).await?;
+        Ok(Rows::new(record, rows.into_iter().map(|(_, row)| row).collect()))
+    }
+
+    /// Only for whoever has the turn of the request, or before anybody can ask.
+    fn spawn_run(self: &Arc<Self>, rows: Rows) -> mpsc::Sender<Question> {
+        let (run, asks) = self.make_run(rows);
+        self.requests.tasks.spawn(run);
+        asks
+    }
+
+    fn make_run(
+        self: &Arc<Self>,
+        rows: Rows,
+    ) -> (impl Future<Output = ()> + Send + use<>, mpsc::Sender<Question>) {
+        let id = rows.record().id.clone();
+        let (asks, inbox) = mpsc::channel(WAITING);
+        let gone = CancellationToken::new();
+        self.requests.runs().insert(id.clone(), Entry { asks: asks.clone(), gone: gone.clone() });
+        let span = tracing::info_span!("request", request = %id);
+        let seat = Seat { app: self.clone(), id, gone };
+        let run = Run::new(self.clone(), rows, inbox);
+        let run = async move {
+            // Dropped last: when the place is free, nothing of the run goes on.
+            let _seat = seat;
+            run.run().await;
+        };
+        (run.instrument(span), asks)
+    }
+
+    /// Takes up every request that has not ended. Before the manager serves.
+    pub(crate) async fn resume_requests(self: &Arc<Self>) -> Result<()> {
+        let mut runs = Vec::new();
+        for key in self.db.keys(keys::REQUESTS_OPEN.to_vec()).await? {
+            let Some(id) = key.strip_prefix(keys::REQUESTS_OPEN) else { continue };
+            let id = String::from_utf8_lossy(id);
+            match self.load_request(&id).await {
+                Ok(rows) => runs.push(self.make_run(rows).0),
+                Err(error) => tracing::error!(request = %id, %error, "failed to take up a request"),
+            }
+        }
+        // All are counted by now, so none begins what another one already fills.
+        for run in runs {
+            self.requests.tasks.spawn(run);
+        }
+        Ok(())
+    }
+}
+
+fn busy() -> Error {
+    Error::new(Reason::Unavailable, "the request is being taken up; nothing was done, try again")
+        .with_retry_after(Duration::from_secs(1))
+}
+
+fn stopping() -> Error {
+    Error::new(
+        Reason::Unavailable,
+        "the manager broke off; ask again, or look at the request, when it is back",
+    )
+    .with_retry_after(Duration::from_secs(1))
+}

@@ -1,0 +1,384 @@
+//! The run of a request: the one task that owns it from its creation to its end, and again when
+//! something comes after.
+//!
+//! Invariant: a round is taken whole: what was asked and what has happened changes the rows in
+//! memory, then one transaction writes rows, events and record, and only then is anybody answered
+//! or told. Nothing is sent before it is on record that it will be. Ended anywhere, the run is
+//! taken up from the record.
+
+mod begun;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use goperation::{Error, Reason, Result, now_millis};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    Ask, Question, Told,
+    cap::Share,
+    deliver::Sent,
+    feed::Feed,
+    hook::When,
+    rows::{Changes, Rows},
+    silence::silence,
+};
+use crate::{
+    app::App,
+    check,
+    db::Tx,
+    keys,
+    record::{AgentRecord, RequestRecord},
+};
+
+/// Asks that are taken at once.
+const ROUND: usize = 256;
+/// Agents whose sending is begun at once, unless one broadcast may do for all.
+const SLICE: usize = 512;
+/// So few are looked up one by one.
+const FEW: usize = 64;
+/// How long an ended request stays in memory after the last ask.
+const QUIET: Duration = Duration::from_secs(60);
+/// How long, after it was taken up again, nobody is given up: what agents have kept for the manager
+/// comes first, in milliseconds.
+const GRACE: u64 = 1_000;
+/// Longest sleep: the clock may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Where the answer to an ask goes.
+type Answer = oneshot::Sender<Result<Told>>;
+
+/// What an asker gets once the round is durable.
+enum Reply {
+    Taken(bool),
+    Record,
+    Refused(Error),
+}
+
+/// A request that is run.
+pub(super) struct Run {
+    app: Arc<App>,
+    rows: Rows,
+    asks: mpsc::Receiver<Question>,
+    feed: Feed,
+    share: Share,
+    /// There was no room for all that could go.
+    short: bool,
+    /// Nobody is given up earlier.
+    not_before: u64,
+    /// To be sent to; that is on record.
+    to_send: BTreeSet<u32>,
+    /// To be sent to again, and when.
+    again: BTreeSet<u32>,
+    again_at: u64,
+    tries: u32,
+    sending: Option<BoxFuture<'static, Vec<(u32, Sent)>>>,
+    hook: Option<BoxFuture<'static, (When, Result<(), String>)>>,
+    /// How many agents a broadcast would reach, when that is known.
+    fleet: Option<usize>,
+    /// When it was last asked.
+    asked: Instant,
+}
+
+impl Run {
+    pub(super) fn new(app: Arc<App>, rows: Rows, asks: mpsc::Receiver<Question>) -> Self {
+        let record = rows.record();
+        let feed = app.requests.feed(&record.id);
+        let share = app.requests.caps().share(&record.method, rows.running());
+        Self {
+            feed,
+            share,
+            short: false,
+            not_before: 0,
+            to_send: BTreeSet::new(),
+            again: BTreeSet::new(),
+            again_at: 0,
+            tries: 0,
+            sending: None,
+            hook: None,
+            fleet: None,
+            asked: Instant::now(),
+            app,
+            rows,
+            asks,
+        }
+    }
+
+    /// Runs it until it has ended and nobody asks any more, or the manager stops.
+    pub(super) async fn run(mut self) {
+        let stop = self.app.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            result = self.work() => if let Err(error) = result {
+                tracing::error!(%error, "the run of a request broke off");
+            }
+        }
+    }
+
+    async fn work(&mut self) -> Result<()> {
+        self.take_up();
+        let mut questions = Vec::with_capacity(ROUND);
+        loop {
+            self.round(&mut questions).await?;
+            self.start();
+            if !self.wait(&mut questions).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What was being sent when a manager ended goes again, under the same id. Whether the agents
+    /// have it is not known.
+    fn take_up(&mut self) {
+        let unsure = Error::new(
+            Reason::OutcomeUnknown,
+            "it was being sent when the manager ended, and whether it was is not known",
+        );
+        self.to_send = self.rows.being_sent().map(|row| row.agent).collect();
+        for &agent in &self.to_send {
+            self.rows.not_sent(agent, &unsure);
+        }
+        if self.rows.running() > 0 {
+            self.not_before = now_millis().saturating_add(GRACE);
+        }
+        self.feed.publish(self.rows.record().last_event);
+    }
+
+    async fn round(&mut self, questions: &mut Vec<Question>) -> Result<()> {
+        let now = now_millis();
+        let mut replies: Vec<(Answer, Reply)> = Vec::with_capacity(questions.len());
+        for Question { ask, answer } in questions.drain(..) {
+            let reply = self.take(ask, now).await.unwrap_or_else(Reply::Refused);
+            replies.push((answer, reply));
+        }
+        if now >= self.not_before {
+            self.give_up(self.rows.overdue(now), now).await?;
+        }
+        self.proceed(now).await?;
+        let written = self.write().await;
+        for (answer, reply) in replies {
+            let told = match (&written, reply) {
+                (_, Reply::Refused(error)) => Err(error),
+                (Err(error), _) => Err(error.clone()),
+                (Ok(()), Reply::Taken(taken)) => Ok(Told::Taken(taken)),
+                (Ok(()), Reply::Record) => Ok(Told::Request(Box::new(self.rows.record().clone()))),
+            };
+            // Who has gone needs no answer.
+            let _ = answer.send(told);
+        }
+        match written {
+            // It was deleted.
+            Err(error) if error.reason == Reason::RequestNotFound => {
+                self.asks.close();
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    async fn take(&mut self, ask: Ask, now: u64) -> Result<Reply> {
+        if let Ask::Respond(q) = ask {
+            let Ok(agent) = u32::try_from(q.agent_id) else { return Ok(Reply::Taken(false)) };
+            return Ok(Reply::Taken(self.rows.respond(agent, *q, now)));
+        }
+        // It may have been removed meanwhile.
+        if self.rows.record().has_ended() {
+            still_there(&self.app, &self.rows.record().id).await?;
+        }
+        match ask {
+            Ask::Respond(_) => {}
+            Ask::Cancel => self.rows.cancel(now)?,
+            Ask::Resume { max_failures } => self.rows.resume(max_failures, now)?,
+            Ask::Overtime(among) => {
+                self.give_up(self.rows.unanswered(among.as_ref()), now).await?;
+            }
+        }
+        Ok(Reply::Record)
+    }
+
+    /// Gives agents up, each for the reason that it has now.
+    async fn give_up(&mut self, agents: Vec<u32>, now: u64) -> Result<()> {
+        if agents.is_empty() {
+            return Ok(());
+        }
+        let records = records(&self.app, &agents).await?;
+        for agent in agents {
+            let Some(row) = self.rows.row(agent) else { continue };
+            // Also before its first renewal since the manager's start it may be there.
+            let online = !self.app.leases.is_over(agent);
+            let namespace = &self.rows.record().namespace;
+            let (reason, why) = silence(row, namespace, records.get(&agent), online);
+            self.rows.give_up(agent, reason, why, now);
+        }
+        Ok(())
+    }
+
+    /// What follows from where it is now.
+    async fn proceed(&mut self, now: u64) -> Result<()> {
+        self.rows.settle(now);
+        if self.rows.is_held() && self.recall() {
+            self.rows.settle(now);
+        }
+        self.share.set(self.rows.running());
+        if self.hook.is_none() && self.next_hook().is_none() && self.rows.is_over() {
+            self.rows.end(now);
+        }
+        if self.again_at <= now {
+            self.to_send.append(&mut self.again);
+        }
+        self.drop_stale(now);
+        self.short = false;
+        // One slice after the other, and none while the broker does not take the one before.
+        let busy = self.sending.is_some() || !self.to_send.is_empty() || !self.again.is_empty();
+        if busy || self.waits_for_pre_run() {
+            return Ok(());
+        }
+        let wanted = self.rows.wanted(now);
+        if wanted == 0 {
+            return Ok(());
+        }
+        let fleet = self.fleet().await?;
+        // A broadcast to half of them is cheaper than single messages.
+        let slice = if wanted.saturating_mul(2) >= fleet { wanted } else { wanted.min(SLICE) };
+        let room = self.share.take(slice);
+        self.short = room < slice;
+        self.to_send.extend(self.rows.send(room, now));
+        Ok(())
+    }
+
+    fn waits_for_pre_run(&self) -> bool {
+        let record = self.rows.record();
+        record.pre_run.is_some() && !record.pre_run_done
+    }
+
+    /// The hook whose time has come.
+    fn next_hook(&self) -> Option<When> {
+        let record = self.rows.record();
+        if record.has_ended() {
+            return None;
+        }
+        if self.waits_for_pre_run() && !record.cancelled {
+            return Some(When::Pre);
+        }
+        let after = record.after_run.is_some() && !record.after_run_done;
+        if after && self.rows.first_batch_was_sent() {
+            return Some(When::After);
+        }
+        let post = record.post_run.is_some() && !record.post_run_done;
+        (post && self.rows.is_over()).then_some(When::Post)
+    }
+
+    /// Makes everything that has changed durable, and tells watchers.
+    async fn write(&mut self) -> Result<()> {
+        let Some(changes) = self.rows.take() else { return Ok(()) };
+        let record = self.rows.record();
+        let mut tx = self.app.db.begin();
+        loop {
+            // Deleted, it must not come back.
+            if !tx.has(keys::request(&record.id)).await? {
+                return Err(check::no_request(&record.id));
+            }
+            put(&mut tx, record, [&changes]);
+            if record.has_ended() {
+                tx.delete(keys::request_open(&record.id));
+                if let Some(until) = record.rows_until() {
+                    tx.mark(keys::request_expiry(until, &record.id));
+                }
+            }
+            if tx.commit().await? {
+                break;
+            }
+        }
+        self.feed.publish(record.last_event);
+        Ok(())
+    }
+
+    /// Waits until there is something to do. `false`: it has ended, and nobody asks.
+    async fn wait(&mut self, questions: &mut Vec<Question>) -> bool {
+        let now = now_millis();
+        let wake = self.wake(now);
+        let short = self.short;
+        tokio::select! {
+            count = self.asks.recv_many(questions, ROUND) => {
+                self.asked = Instant::now();
+                return count > 0;
+            }
+            told = done(&mut self.sending) => self.told(told, now_millis()),
+            (when, result) = done(&mut self.hook) => self.called(when, result, now_millis()),
+            () = self.share.freed(), if short => {}
+            () = tokio::time::sleep(wake) => {}
+        }
+        if self.rows.record().has_ended() && self.asked.elapsed() >= QUIET {
+            // What was asked until now is still taken.
+            self.asks.close();
+        }
+        true
+    }
+
+    /// How long nothing is to be done if nothing happens.
+    fn wake(&self, now: u64) -> Duration {
+        if self.rows.record().has_ended() {
+            return QUIET.saturating_sub(self.asked.elapsed());
+        }
+        let next = self.rows.next_time(now).map(|time| time.max(self.not_before));
+        let again = (!self.again.is_empty()).then_some(self.again_at);
+        match next.into_iter().chain(again).min() {
+            Some(time) => LOOK.min(Duration::from_millis(time.saturating_sub(now))),
+            None => LOOK,
+        }
+    }
+}
+
+async fn still_there(app: &App, id: &str) -> Result<()> {
+    let record: Option<RequestRecord> = app.db.get(keys::request(id)).await?;
+    record.map(drop).ok_or_else(|| check::no_request(id))
+}
+
+/// The records of agents, and perhaps of others.
+async fn records(app: &App, agents: &[u32]) -> Result<BTreeMap<u32, AgentRecord>> {
+    if agents.len() > FEW {
+        let all = app.db.all::<AgentRecord>(keys::AGENTS.to_vec()).await?;
+        return Ok(all.into_iter().map(|(_, record)| (record.id, record)).collect());
+    }
+    let mut found = BTreeMap::new();
+    for &agent in agents {
+        if let Some(record) = app.db.get(keys::agent(agent)).await? {
+            found.insert(agent, record);
+        }
+    }
+    Ok(found)
+}
+
+/// Puts what has changed into a transaction.
+pub(super) fn put<'a>(
+    tx: &mut Tx,
+    record: &RequestRecord,
+    changes: impl IntoIterator<Item = &'a Changes>,
+) {
+    tx.put(keys::request(&record.id), record);
+    for changes in changes {
+        for row in &changes.rows {
+            tx.put(keys::row(&record.id, row.agent), row);
+        }
+        for (number, event) in &changes.events {
+            tx.put(keys::event(&record.id, *number), event);
+        }
+    }
+}
+
+/// The end of what there is; never, when there is nothing.
+async fn done<F: Future + Unpin>(what: &mut Option<F>) -> F::Output {
+    match what {
+        Some(what) => what.await,
+        None => std::future::pending().await,
+    }
+}
