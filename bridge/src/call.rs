@@ -216,7 +216,10 @@ impl<'a> Call<'a> {
             Ok(()) | Err(PublishError::Unknown(_)) => {
                 self.open.insert(attempt);
                 self.delivered = true;
-                self.next_attempt = Instant::now() + self.probe_delay;
+                let probe = Instant::now() + self.probe_delay;
+                // Later it could not be answered: an agent that is busy would be taken for silent.
+                let in_time = probe + LAST_BUSY_ATTEMPT <= self.end;
+                self.next_attempt = if in_time { probe } else { self.end };
                 self.probe_delay = (self.probe_delay * 2).min(MAX_PROBE_DELAY);
             }
             Err(PublishError::NoQueue) if !self.delivered => return Err(self.no_queue().await),

@@ -180,7 +180,7 @@ impl Gate {
         self.set(status).await;
         for namespace in ["manager", "tt"] {
             let method = if namespace == "tt" { "note" } else { "status_agent" };
-            let wait = Duration::from_millis(1500);
+            let wait = Duration::from_secs(3);
             let busy = self.fleet.call(self.agent.target(namespace), method, json!({}), wait).await;
             let error = busy.unwrap_err();
             assert_eq!(error.reason, Reason::AgentBusy, "{status} {namespace}: {error}");
