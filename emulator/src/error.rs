@@ -30,7 +30,7 @@ pub enum Error {
         host: String,
         /// Why.
         #[source]
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// An agent cannot run.
     #[error("{host} failed")]
@@ -39,7 +39,7 @@ pub enum Error {
         host: String,
         /// Why.
         #[source]
-        source: RunError,
+        source: Box<RunError>,
     },
     /// An agent or a helper ended in a way that it must not.
     #[error("{0}")]

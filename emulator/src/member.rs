@@ -90,7 +90,7 @@ impl Site {
                 launcher: Vec::new(),
             };
             let started = start_shared(config.clone(), parts, self.shared(role), alone.clone());
-            let failed = |source| Error::Run { host: role.host(), source };
+            let failed = |source| Error::Run { host: role.host(), source: Box::new(source) };
             let (running, mut living) = started.await.map_err(failed)?;
             stage.send_modify(|stage| stage.running = Some(running.clone()));
             let early = tokio::select! {
@@ -152,7 +152,7 @@ impl Site {
                 warn!(host, %error, "starting again");
                 Ok(self.stop.run_until_cancelled(sleep(AGAIN)).await.is_some())
             }
-            Ok(Err(source)) => Err(Error::Run { host, source }),
+            Ok(Err(source)) => Err(Error::Run { host, source: Box::new(source) }),
             Err(panic) => Err(Error::Broken(format!("{host} ended badly: {panic}"))),
         }
     }
@@ -174,7 +174,7 @@ impl Site {
         let text = self.text(role);
         let read = spawn_blocking(move || {
             goperation_agent::Config::from_toml(Path::new(&host), &text)
-                .map_err(|source| Error::Agent { host, source })
+                .map_err(|source| Error::Agent { host, source: Box::new(source) })
         });
         read.await.map_err(|panic| Error::Broken(panic.to_string()))?
     }

@@ -27,8 +27,8 @@ fn a_request_tells_of_each_agent_and_ends_with_what_became_of_them() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let events = events(&text(&output.stdout));
     let last = |agent: i32| {
-        let of = events.iter().filter(|event| event["agent"]["agentId"] == agent);
-        of.last().unwrap_or_else(|| panic!("{events:?}"))["agent"].clone()
+        let mut of = events.iter().filter(|event| event["agent"]["agentId"] == agent);
+        of.next_back().unwrap_or_else(|| panic!("{events:?}"))["agent"].clone()
     };
     for agent in [1, 2] {
         let last = last(agent);

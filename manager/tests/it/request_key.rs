@@ -44,7 +44,7 @@ async fn a_key_that_is_sent_fifty_times_at_once_is_one_request() {
     assert_eq!(answer(manager.requests().index_requests(list).await).unwrap().total_size, 1);
     let mut ids = sent(&manager);
     ids.dedup();
-    assert_eq!(ids, [first.id.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&first.id));
 
     let other = CreateRequestRequest { method: "clean_agent".to_owned(), ..keyed("k 1") };
     assert_eq!(create(&manager, other).await.unwrap_err().reason, Reason::KeyReused);

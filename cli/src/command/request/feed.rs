@@ -155,7 +155,7 @@ where
             return Some(Ok(Item::GaveUp(error.message)));
         }
         let told = std::mem::replace(&mut self.down, true);
-        (!told).then(|| Ok(Item::Broken(error.message)))
+        (!told).then_some(Ok(Item::Broken(error.message)))
     }
 }
 
