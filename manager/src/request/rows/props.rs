@@ -109,7 +109,7 @@ impl Stored {
             if ended(&&pair[0]) {
                 assert!(a == Silent && b != Skipped && pair[1].late, "{a:?} then {b:?}");
             } else {
-                assert!(b > a || (b == a && a == Running || b == a && a == Accepted));
+                assert!(b > a || (b == a && (a == Running || a == Accepted)));
             }
         }
         assert!(row.sending || !matches!(row.state(), Sent | Accepted | Running));
