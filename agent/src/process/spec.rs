@@ -15,7 +15,8 @@ use crate::{
 /// that works in the same folder.
 pub(super) const RUN: &str = "GOP_RUN";
 
-/// The start of an entity's process in that run folder. It reads /proc: do not call it on the async runtime.
+/// The start of an entity's process in that run folder. It reads /proc: do not call it on the async
+/// runtime.
 ///
 /// # Errors
 /// `STATE_REFUSED` when the entity has no port of a name any more; `INTERNAL`.
