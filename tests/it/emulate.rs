@@ -1,51 +1,19 @@
 //! `gop emulate`: many agents in a process of their own, which is killed in the middle of its work.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use goperation::{Error, v1};
-use goperation_emulator::{CHANGING, Effect, effects};
-use goperation_harness::{GopProcess, gop_output, poll_until};
+use goperation_emulator::CHANGING;
+use goperation_harness::{gop_output, poll_until};
 use serde_json::json;
 
 use crate::{
+    emulation::Emulation,
     fleet::{SOON, everybody},
     procs::{Site, WAIT},
 };
 
 const AGENTS: usize = 20;
-
-/// The command line of an emulation for a site.
-struct Emulation {
-    folder: PathBuf,
-    args: Vec<String>,
-}
-
-impl Emulation {
-    fn of(site: &Site, more: &[&str]) -> Self {
-        let folder = site.path().join("emulation");
-        let mut args = vec!["emulate".to_owned()];
-        let data_dir = folder.display().to_string();
-        let (broker, manager) = (site.broker_uri(), site.url());
-        let given = [("--broker", broker), ("--manager", &manager), ("--data-dir", &data_dir)];
-        args.extend(given.iter().flat_map(|(flag, value)| [*flag, value].map(str::to_owned)));
-        args.extend(more.iter().copied().map(str::to_owned));
-        Self { folder, args }
-    }
-
-    async fn start(&self) -> GopProcess {
-        GopProcess::spawn(&self.args).await
-    }
-
-    /// Its effects by message.
-    fn effects(&self, message: &str) -> Vec<Effect> {
-        let mut all = effects(&self.folder.join("ledger")).unwrap();
-        all.retain(|effect| effect.message_id == message);
-        all
-    }
-}
 
 /// CASTs the changing method to all.
 async fn cast(site: &Site) -> Result<String, Error> {
@@ -64,7 +32,7 @@ async fn a_killed_emulation_goes_on_and_nothing_happens_twice() {
     let site = Site::start().await;
     let agents = AGENTS.to_string();
     let emulation =
-        Emulation::of(&site, &["--agents", &agents, "--latency", "300ms", "--fail", "10%"]);
+        Emulation::of(&site, "emulation", &["--agents", &agents, "--latency", "300ms", "--fail", "10%"]);
     let mut process = emulation.start().await;
     assert!(process.ready_line().starts_with("ready agents=20 data_dir="), "{process:?}");
 

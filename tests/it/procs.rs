@@ -42,6 +42,8 @@ pub(crate) struct Site {
     broker: String,
     port: u16,
     manager: Option<GopProcess>,
+    /// The bridge that is a process of its own, when there is one.
+    own_bridge: Option<GopProcess>,
     /// When a precommit of agents that are made from now on lapses.
     pub(crate) lapse: Duration,
     clients: Clients,
@@ -76,6 +78,15 @@ impl Site {
 
     /// As [`Self::start_waiting`], with the prefix and queue type of that configuration.
     pub(crate) async fn start_with(wait: Duration, broker: RabbitConfig) -> Self {
+        Self::start_all(wait, broker, None).await
+    }
+
+    /// As [`Self::start`], with a bridge in a process of its own.
+    pub(crate) async fn start_bridged() -> Self {
+        Self::start_all(WAIT, RabbitConfig::default(), Some(free_port())).await
+    }
+
+    async fn start_all(wait: Duration, broker: RabbitConfig, bridge_port: Option<u16>) -> Self {
         let uri = RabbitNode::shared().await.new_vhost().await.uri;
         let port = free_port();
         let config = RabbitConfig { uri, ..broker };
@@ -90,16 +101,28 @@ impl Site {
         let channel =
             Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
         let dir = tempfile::tempdir().unwrap();
+        let way = match bridge_port {
+            None => broker.clone(),
+            Some(port) => {
+                let text = format!("listen = \"127.0.0.1:{port}\"\n{broker}");
+                fs::write(dir.path().join("bridge.toml"), text).unwrap();
+                format!("bridge = \"http://127.0.0.1:{port}\"\n")
+            }
+        };
         let text = format!(
             "listen = \"127.0.0.1:{port}\"\ndata_dir = {:?}\n\
-             lease = \"{}s\"\ncall_timeout = \"{}s\"\n{broker}",
+             lease = \"{}s\"\ncall_timeout = \"{}s\"\n{way}",
             dir.path().join("manager"),
             LEASE.as_secs(),
             wait.as_secs(),
         );
         fs::write(dir.path().join("manager.toml"), text).unwrap();
         let clients = Clients { transport, bridge, channel };
-        let mut site = Self { dir, broker, port, manager: None, lapse: LAPSE, clients };
+        let (manager, own_bridge) = (None, None);
+        let mut site = Self { dir, broker, port, manager, own_bridge, lapse: LAPSE, clients };
+        if bridge_port.is_some() {
+            site.start_bridge().await;
+        }
         site.start_manager().await;
         site
     }
@@ -133,6 +156,19 @@ impl Site {
     /// Kills the manager with SIGKILL.
     pub(crate) fn kill_manager(&mut self) {
         self.manager.as_mut().expect("a manager").kill9();
+    }
+
+    /// Starts the bridge that is a process of its own, on the port of the one before.
+    pub(crate) async fn start_bridge(&mut self) {
+        let config = self.dir.path().join("bridge.toml");
+        let args = ["bridge".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let process = GopProcess::spawn(args).await;
+        self.own_bridge = Some(process);
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill_bridge(&mut self) {
+        self.own_bridge.as_mut().expect("a bridge").kill9();
     }
 
     /// The log of the manager since its last start.

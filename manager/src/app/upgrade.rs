@@ -11,7 +11,9 @@ use std::{
 
 use goperation::{
     AgentStatus, Error, JsonObject, MANAGER_NAMESPACE, MessageId, Reason, Result, to_timestamp,
-    v1::{AgentUpgrade, UpgradeAgentRequest, UpgradeAgentResponse, UpgradeState},
+    v1::{
+        AgentUpgrade, UpgradeAgentRequest, UpgradeAgentResponse, UpgradeAgentsRequest, UpgradeState,
+    },
 };
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -62,7 +64,20 @@ impl Drop for Asked<'_> {
     }
 }
 
+fn check_file(bad: &mut Violations, file: &str) {
+    if file.starts_with('-') || file.contains('\0') {
+        bad.add("file", "must be a path or URL, and not begin with a dash");
+    }
+}
+
 impl App {
+    /// Refuses what no agent may be asked to install.
+    pub(crate) fn check_upgrades(q: &UpgradeAgentsRequest) -> Result<()> {
+        let mut bad = Violations::default();
+        check_file(&mut bad, &q.file);
+        bad.finish()
+    }
+
     pub(crate) async fn upgrade_agent(
         &self,
         q: UpgradeAgentRequest,
@@ -77,9 +92,7 @@ impl App {
             given => MessageId::parse("message_id", given),
         });
         let finish = bad.take(check::finish_time("finish_time", q.finish_time.as_ref(), now));
-        if q.file.starts_with('-') || q.file.contains('\0') {
-            bad.add("file", "must be a path or URL, and not begin with a dash");
-        }
+        check_file(&mut bad, &q.file);
         let (Some(id), Some(message), Some(finish)) = (id, message, finish) else {
             return Err(bad.error());
         };

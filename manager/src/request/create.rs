@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use goperation::{
-    Error, MessageId, Reason, Result, now_millis, to_duration,
+    Error, MANAGER_NAMESPACE, MessageId, Reason, Result, now_millis, to_duration,
     v1::{CreateRequestRequest, CreateRequestResponse, RequestCounts, RequestState, ResponseState},
 };
 use prost::Message as _;
@@ -32,6 +32,10 @@ pub(super) const DEFAULT_FINISH: Duration = Duration::from_secs(15);
 pub(super) const LONGEST_FINISH: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How much longer an answer is awaited when that is not said.
 pub(super) const USUAL_AFTER_FINISH: Duration = Duration::from_secs(5);
+/// The method whose answer comes after a package command and a restart.
+pub(super) const UPGRADE: &str = "upgrade_agent";
+/// How much longer its answer is awaited when that is not said.
+const UPGRADE_AFTER_FINISH: Duration = Duration::from_secs(15 * 60);
 /// How much longer an answer is awaited at least.
 pub(super) const LEAST_AFTER_FINISH: Duration = Duration::from_secs(3);
 /// Longest time in which an answer is awaited.
@@ -91,7 +95,8 @@ impl Wanted {
         let finish =
             time(&mut bad, "finish_timeout", finish, DEFAULT_FINISH, (least, LONGEST_FINISH));
         let bounds = (finish + LEAST_AFTER_FINISH, LONGEST_TIMEOUT);
-        let default = finish + USUAL_AFTER_FINISH;
+        let upgrade = namespace == MANAGER_NAMESPACE && q.method == UPGRADE;
+        let default = finish + if upgrade { UPGRADE_AFTER_FINISH } else { USUAL_AFTER_FINISH };
         let timeout = time(&mut bad, "timeout", q.timeout.as_ref(), default, bounds);
         let bounds = (Duration::ZERO, LONGEST_EXPIRE);
         let expire = time(&mut bad, "expire", q.expire.as_ref(), Duration::ZERO, bounds);
@@ -274,6 +279,8 @@ mod tests {
         let wanted = wanted.unwrap();
         assert_eq!(wanted.what.namespace, "arena");
         assert_eq!((wanted.finish, wanted.timeout, wanted.expire), (60_000, 65_000, 180_000));
+        let upgrade = CreateRequestRequest { method: UPGRADE.to_owned(), ..asked() };
+        assert_eq!(Wanted::read(upgrade).unwrap().timeout, 15_000 + 15 * 60_000);
         let least =
             CreateRequestRequest { finish_timeout: seconds(60), timeout: seconds(63), ..asked() };
         assert_eq!(Wanted::read(least).unwrap().timeout, 63_000);

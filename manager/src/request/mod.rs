@@ -24,6 +24,7 @@ mod rows;
 mod run;
 mod select;
 mod silence;
+mod stand;
 mod tally;
 mod verbs;
 mod watch;

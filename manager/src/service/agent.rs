@@ -213,4 +213,21 @@ impl AgentService for Services {
         })
         .await
     }
+
+    async fn status_agent(
+        &self,
+        request: Request<StatusAgentRequest>,
+    ) -> Result<Response<StatusAgentResponse>, Status> {
+        let request = self.begin_request(request, App::status_request).await?;
+        Ok(Response::new(StatusAgentResponse { request }))
+    }
+
+    async fn upgrade_agents(
+        &self,
+        request: Request<UpgradeAgentsRequest>,
+    ) -> Result<Response<UpgradeAgentsResponse>, Status> {
+        edge(App::check_upgrades(request.get_ref()).map(drop))?;
+        let request = self.begin_request(request, App::upgrade_request).await?;
+        Ok(Response::new(UpgradeAgentsResponse { request }))
+    }
 }

@@ -16,6 +16,18 @@ use crate::{
     error::edge,
 };
 
+impl Services {
+    /// Begins the request that another service's message stands for.
+    pub(super) async fn begin_request<Q>(
+        &self,
+        request: Request<Q>,
+        stands_for: impl FnOnce(Q) -> CreateRequestRequest,
+    ) -> Result<Option<goperation::v1::Request>, Status> {
+        let created = self.create_request(request.map(stands_for)).await?;
+        Ok(created.into_inner().request)
+    }
+}
+
 #[async_trait]
 impl RequestService for Services {
     async fn index_requests(

@@ -95,8 +95,24 @@ impl GopProcess {
         args: impl IntoIterator<Item = S>,
         env: &[(&str, &str)],
     ) -> Result<Self> {
-        let mut gop = Self::launch(program, args, env)?;
-        let deadline = tokio::time::Instant::now() + READY_WITHIN;
+        Self::launch(program, args, env)?.ready_within(READY_WITHIN).await
+    }
+
+    /// As [`Self::spawn`], for a start that takes longer.
+    ///
+    /// # Panics
+    /// It ends, or is not ready within that time; the message holds its log.
+    pub async fn spawn_within<S: AsRef<OsStr>>(
+        within: Duration,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let started = Self::launch(&gop(), args, &[]).unwrap_or_else(|error| panic!("{error}"));
+        started.ready_within(within).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    async fn ready_within(self, within: Duration) -> Result<Self> {
+        let mut gop = self;
+        let deadline = tokio::time::Instant::now() + within;
         loop {
             // Asked before the line is looked for: a line printed just before the end counts.
             let ended = gop.process.try_wait()?;
@@ -116,7 +132,7 @@ impl GopProcess {
             if tokio::time::Instant::now() >= deadline {
                 let log = gop.log();
                 let args = args.display();
-                return Err(format!("gop {args} not ready within {READY_WITHIN:?}\n{log}").into());
+                return Err(format!("gop {args} not ready within {within:?}\n{log}").into());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
