@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use goperation::{Error, JsonObject, Reason};
+use goperation::{AgentStatus, Error, JsonObject, Reason};
 use goperation_bridge::{Body, Delivery, Kind, Message, PublishError, QueueName, Route};
 use tokio::time::sleep;
 use tracing::{debug, error, warn};
@@ -55,7 +55,8 @@ impl Agent {
     /// to the dead letters.
     pub(crate) async fn refuse(&self, delivery: Delivery, error: Error) {
         debug!(message_id = %delivery.message.id, reason = %error.reason, "message refused");
-        if error.reason != Reason::AgentBusy {
+        // A CALL of a busy agent comes again.
+        if error.reason != Reason::AgentBusy || delivery.message.kind != Kind::Call {
             self.counters.refused();
         }
         if delivery.message.kind == Kind::Call {
@@ -177,6 +178,14 @@ pub(crate) fn over_finish_time(message: &Message, now: u64) -> Option<Error> {
         )
         .with_message_id(&message.id)
     })
+}
+
+/// As [`over_finish_time`], of a message that is over only because the agent's status held it, and
+/// holds it still: the wait is what has ended (contract §3, AGENT_BUSY).
+pub(crate) fn busy_until_finish(message: &Message, status: AgentStatus) -> Error {
+    Error::new(Reason::AgentBusy, format!("the agent was {status} until its finish time"))
+        .with("state", status)
+        .with_message_id(&message.id)
 }
 
 /// The number of the entity that arguments name, if they do.

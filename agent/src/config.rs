@@ -63,7 +63,8 @@ pub struct Config {
     /// `max_journal`: messages received and not done, from which on the agent is SOFTBUSY.
     /// Default: 10000.
     pub max_journal: usize,
-    /// `max_entity_locks`: entities that are locked at a time. Default: 100.
+    /// `max_entity_locks`: entities that are locked at a time. One request for several of them may be
+    /// beyond it. Default: 100.
     pub max_entity_locks: usize,
     /// `[broker]`: the RabbitMQ to consume from. Without it the agent runs in the process of its
     /// manager.

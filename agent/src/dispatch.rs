@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream::FuturesOrdered};
 use goperation::{AgentStatus, Error, Reason, Result, v1::ResponseState};
 use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Subscription};
 use tokio::{
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -22,10 +22,10 @@ use tracing::error;
 
 use crate::{
     agent::Agent,
-    answer::{entity_of, over_finish_time},
+    answer::{busy_until_finish, entity_of, over_finish_time},
     each,
     gate::{self, MethodClass, Verdict},
-    job::Job,
+    job::{Job, is_busy},
     journal::{Phase, Received},
     methods::Method,
     order::{OrderKey, Orders},
@@ -39,12 +39,15 @@ const MAX_ARRIVING: usize = 4096;
 /// Answers and resends that are on their way, at most.
 const MAX_ERRANDS: usize = 8192;
 
-type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>)> + Send>>;
+type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>, Pass)> + Send>>;
+
+/// What work on several entities has to its end when it is beyond the bound.
+type Pass = Option<OwnedSemaphorePermit>;
 
 /// What is done in the order of its entity.
 #[derive(Debug)]
 enum Work {
-    Job(Box<Job>),
+    Job(Box<Job>, Pass),
     /// The manager's record does not have the entity.
     Remove(OrderKey),
 }
@@ -58,6 +61,9 @@ pub(crate) struct Dispatcher {
     held: VecDeque<(Instant, Delivery)>,
     arriving: FuturesOrdered<Arriving>,
     orders: Orders,
+    /// The one pass that there is, and of how many entities he works who has it.
+    pass: Arc<Semaphore>,
+    beyond: usize,
     /// Work waiting for what is before it on the same entities, by its ticket.
     waiting: HashMap<u64, (Work, Vec<OrderKey>)>,
     tickets: u64,
@@ -76,6 +82,8 @@ impl Dispatcher {
             held: VecDeque::new(),
             arriving: FuturesOrdered::new(),
             orders: Orders::default(),
+            pass: Arc::new(Semaphore::new(1)),
+            beyond: 0,
             waiting: HashMap::new(),
             tickets: 0,
             jobs: JoinSet::new(),
@@ -93,7 +101,7 @@ impl Dispatcher {
     ) {
         for job in recovered {
             self.agent.waiters.enter(&job.message);
-            self.enqueue(job);
+            self.enqueue(job, None);
         }
         let mut status = self.agent.core.watch_status();
         let agent = Arc::clone(&self.agent);
@@ -107,8 +115,10 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.ended(ended),
                 Some(_) = self.errands.join_next(), if !self.errands.is_empty() => {}
-                Some((delivery, received)) = self.arriving.next(), if !self.arriving.is_empty() => {
-                    self.journaled(delivery, received);
+                Some((delivery, received, pass)) = self.arriving.next(),
+                    if !self.arriving.is_empty() =>
+                {
+                    self.journaled(delivery, received, pass);
                 }
                 Ok(()) = status.changed() => self.look_again(&mut status).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -140,7 +150,18 @@ impl Dispatcher {
             return;
         }
         if let Some(late) = over_finish_time(message, self.agent.core.manager_now()) {
-            return self.stored_or(delivery, late);
+            let status = self.agent.core.status();
+            // It came in time, and was sent round for as long as it had.
+            let why = if message.attempt == 0 {
+                late
+            } else if is_busy(status) {
+                busy_until_finish(message, status)
+            } else if self.room(&self.order_keys(message)).is_none() {
+                self.no_room().with_message_id(&message.id)
+            } else {
+                late
+            };
+            return self.stored_or(delivery, why);
         }
         match verdict(self.agent.core.status(), message) {
             Verdict::Hold => {
@@ -205,14 +226,17 @@ impl Dispatcher {
         let Body::Object(_) = &message.body else {
             return self.refuse(delivery, Error::invalid("args", "must be an object"));
         };
+        if class(message) == MethodClass::Endpoint
+            && let Err(error) = each::check(message)
+        {
+            return self.refuse(delivery, error);
+        }
         if self.agent.waiters.len() >= self.agent.config.max_journal {
             self.bound_reached();
             return self.resend(delivery);
         }
         let keys = self.order_keys(message);
-        if !self.orders.has_room(&keys, self.agent.config.max_entity_locks) {
-            return self.locked(delivery);
-        }
+        let Some(pass) = self.room(&keys) else { return self.locked(delivery) };
         if !self.agent.waiters.enter(message) {
             self.errands.spawn(delivery.ack.ack());
             return;
@@ -221,13 +245,16 @@ impl Dispatcher {
         if read_only && message.request.is_none() {
             let message = delivery.message.clone();
             self.errands.spawn(delivery.ack.ack());
-            return self.enqueue(Job { message, entry: None, shared });
+            return self.enqueue(Job { message, entry: None, shared }, pass);
+        }
+        if pass.is_some() {
+            self.beyond = keys.len();
         }
         self.arrival += 1;
         let now = self.agent.core.manager_now();
         match self.agent.journal.receive(message, shared, now, self.arrival).await {
             Ok(received) => {
-                self.arriving.push_back(Box::pin(async move { (delivery, received.await) }));
+                self.arriving.push_back(Box::pin(async move { (delivery, received.await, pass) }));
             }
             Err(error) => {
                 self.agent.waiters.leave(&message.id);
@@ -237,27 +264,41 @@ impl Dispatcher {
         }
     }
 
+    /// Room for work on these entities, if there is: at most so many are worked on at a time. Work on
+    /// several would hardly ever find room for all while others come and go, so one such at a time
+    /// may be beyond the bound, and takes no room from them.
+    fn room(&self, keys: &[OrderKey]) -> Option<Pass> {
+        let beyond = if self.pass.available_permits() == 0 { self.beyond } else { 0 };
+        if self.orders.has_room(keys, self.agent.config.max_entity_locks + beyond) {
+            return Some(None);
+        }
+        let pass = (keys.len() > 1).then(|| Arc::clone(&self.pass).try_acquire_owned().ok());
+        pass.flatten().map(Some)
+    }
+
+    fn no_room(&self) -> Error {
+        let max = self.agent.config.max_entity_locks;
+        let message = format!("{max} entities are being worked on, as many as may be; try again");
+        Error::new(Reason::Locked, message)
+    }
+
     fn locked(&mut self, delivery: Delivery) {
         if delivery.message.kind != Kind::Call {
             return self.resend(delivery);
         }
-        let max = self.agent.config.max_entity_locks;
-        let error = Error::new(
-            Reason::Locked,
-            format!("{max} entities are being worked on, as many as may be; try again"),
-        );
+        let error = self.no_room();
         self.refuse(delivery, error);
     }
 
     /// *received* is durable, or the message was known.
-    fn journaled(&mut self, delivery: Delivery, received: Result<Received>) {
+    fn journaled(&mut self, delivery: Delivery, received: Result<Received>, pass: Pass) {
         match received {
             Ok(Received::New(entry)) => {
                 let message = delivery.message.clone();
                 self.errands.spawn(delivery.ack.ack());
                 self.agent.tell(&message, ResponseState::Accepted, "");
                 let shared = entry.is_shared();
-                self.enqueue(Job { message, entry: Some(entry), shared });
+                self.enqueue(Job { message, entry: Some(entry), shared }, pass);
             }
             Ok(Received::Known(entry)) => {
                 let waiters = self.agent.waiters.leave(&delivery.message.id);
@@ -288,9 +329,9 @@ impl Dispatcher {
         }
     }
 
-    fn enqueue(&mut self, job: Job) {
+    fn enqueue(&mut self, job: Job, pass: Pass) {
         let keys = self.order_keys(&job.message);
-        self.enqueue_as(Work::Job(Box::new(job)), keys);
+        self.enqueue_as(Work::Job(Box::new(job), pass), keys);
     }
 
     fn enqueue_as(&mut self, work: Work, keys: Vec<OrderKey>) {
@@ -306,7 +347,10 @@ impl Dispatcher {
         let agent = Arc::clone(&self.agent);
         self.jobs.spawn(async move {
             match work {
-                Work::Job(job) => agent.run_job(*job).await,
+                Work::Job(job, pass) => {
+                    agent.run_job(*job).await;
+                    drop(pass);
+                }
                 Work::Remove(key) => agent.remove(&key).await,
             }
             keys

@@ -5,7 +5,7 @@
 //! Invariant: one entity that refuses hinders no other.
 
 use futures::future::join_all;
-use goperation::{JsonObject, Ranges, Reason};
+use goperation::{Error, JsonObject, Ranges, Reason, Result};
 use goperation_bridge::{Body, Message};
 use serde_json::{Value, json};
 
@@ -21,15 +21,37 @@ const MOST: u64 = 10_000;
 /// Entities that are worked on at a time for one request.
 const AT_A_TIME: usize = 8;
 
-/// The numbers that a message of a request names; none when it is not for several entities.
-fn numbers(message: &Message) -> Option<Vec<u32>> {
+/// The entities that a message of a request names; none when it is not for several.
+fn named(message: &Message) -> Option<Ranges> {
     let Body::Object(args) = &message.body else { return None };
     if message.request.is_none() || args.contains_key("entity") {
         return None;
     }
-    let ranges = Ranges::parse(ENTITIES, args.get(ENTITIES)?.as_str()?).ok()?;
-    let count: u64 = ranges.as_slice().iter().map(|&(a, b)| u64::from(b - a) + 1).sum();
-    (count <= MOST).then(|| ranges.as_slice().iter().flat_map(|&(a, b)| a..=b).collect())
+    Ranges::parse(ENTITIES, args.get(ENTITIES)?.as_str()?).ok()
+}
+
+fn count(ranges: &Ranges) -> u64 {
+    ranges.as_slice().iter().map(|&(a, b)| u64::from(b - a) + 1).sum()
+}
+
+/// Whether a message names no more entities than one may.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub(crate) fn check(message: &Message) -> Result<()> {
+    match named(message).map(|ranges| count(&ranges)) {
+        Some(count) if count > MOST => {
+            let text = format!("names {count} entities; a request may name {MOST} of an agent");
+            Err(Error::invalid("args.entities", &text))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Their numbers.
+fn numbers(message: &Message) -> Option<Vec<u32>> {
+    let ranges = named(message).filter(|ranges| count(ranges) <= MOST)?;
+    Some(ranges.as_slice().iter().flat_map(|&(a, b)| a..=b).collect())
 }
 
 /// The entities of its endpoint that a message is about.
@@ -119,5 +141,15 @@ mod tests {
             assert_eq!(numbers, expected, "{args}");
             assert!(keys.iter().all(|(endpoint, _)| endpoint == "game"));
         }
+    }
+
+    #[test]
+    fn too_many_entities_are_refused_with_the_bound() {
+        check(&message(true, json!({"entities": "1-9999,20000"}))).unwrap();
+        check(&message(false, json!({"entities": "1-10001"}))).unwrap();
+        let error = check(&message(true, json!({"entities": "1-9999,20000-20001"}))).unwrap_err();
+        assert_eq!(error.reason, Reason::InvalidArgument);
+        assert!(error.to_string().contains("10001 entities"), "{error}");
+        assert!(error.to_string().contains("may name 10000"), "{error}");
     }
 }

@@ -27,7 +27,7 @@ pub use script::{Invocation, Running, Subject};
 pub use stub::Stub;
 
 pub(crate) use group::{Group, base_environment};
-pub(crate) use orphan::{MESSAGE_ID, leader_for, leader_runs};
+pub(crate) use orphan::{AGENT, MESSAGE_ID, leader_for, leader_runs};
 pub(crate) use script::port_variable;
 
 /// Methods of an entity's life, by the name that they are called by and the name by which the
@@ -55,8 +55,9 @@ pub struct Endpoint {
     config: EndpointConfig,
     /// Folder of all endpoints.
     work_dir: PathBuf,
-    /// Folder in which methods that run say how far they are.
-    progress_dir: PathBuf,
+    /// Folder of the agent's own: names it to its programs, and has a place in which those that run
+    /// say how far they are.
+    data_dir: PathBuf,
     process: Option<Arc<ProcessConfig>>,
 }
 
@@ -68,9 +69,9 @@ impl Endpoints {
             let name = name.as_str().to_owned();
             let config_of = endpoint.clone();
             let work_dir = config.work_dir.clone();
-            let progress_dir = config.data_dir.join("progress");
+            let data_dir = config.data_dir.clone();
             let process = endpoint.process.clone().map(Arc::new);
-            (name.clone(), Endpoint { name, config: config_of, work_dir, progress_dir, process })
+            (name.clone(), Endpoint { name, config: config_of, work_dir, data_dir, process })
         };
         Self(config.endpoints.iter().map(endpoint).collect(), None)
     }
@@ -199,8 +200,8 @@ impl Endpoint {
         methods
     }
 
-    fn progress_folder(&self) -> &Path {
-        &self.progress_dir
+    fn data_folder(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Settings of its programs' environment.

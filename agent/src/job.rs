@@ -4,19 +4,22 @@
 //! methods do needs neither. A message whose turn comes too late is not started, and one that
 //! waits for its turn is not started yet.
 
-use goperation::{AgentStatus, Error, MANAGER_NAMESPACE, Reason, Result, v1::ResponseState};
+use goperation::{
+    AgentStatus, Error, MANAGER_NAMESPACE, MessageId, Reason, Result, v1::ResponseState,
+};
 use goperation_bridge::{Body, Kind, Message};
 use tokio::time::{Duration, sleep};
 use tracing::{Instrument as _, debug, error, info_span, warn};
 
 use crate::{
     agent::Agent,
-    answer::{entity_of, over_finish_time},
+    answer::{busy_until_finish, entity_of, over_finish_time},
     endpoint::kill_orphans_of,
     journal::{Entry, Outcome, Phase},
     methods,
     process::KILL,
     upgrade::is_upgrade,
+    waiters::Waiter,
 };
 
 /// How long until a claim that failed is tried again.
@@ -127,6 +130,12 @@ impl Agent {
                 self.waiters.leave(&message.id);
                 return;
             }
+            // A former life of the agent has begun it: that it was not started would be untrue.
+            Start::Never(error)
+                if entry.as_ref().is_some_and(|entry| entry.phase() == Phase::Started) =>
+            {
+                Err(interrupted_for_good(&message, &error))
+            }
             Start::Never(error) => {
                 if let Some(entry) = &mut entry {
                     entry.refuse();
@@ -188,9 +197,12 @@ impl Agent {
     /// Waits until the status lets the method start: it may have changed since the gate.
     async fn wait_for_start(&self, message: &Message) -> Start {
         let mut status = self.core.watch_status();
+        let mut held = false;
         loop {
             if let Some(late) = over_finish_time(message, self.core.manager_now()) {
-                return Start::Never(late);
+                let now = self.core.status();
+                let busy = held && is_busy(now);
+                return Start::Never(if busy { busy_until_finish(message, now) } else { late });
             }
             if message.namespace == MANAGER_NAMESPACE {
                 return Start::Now;
@@ -201,7 +213,7 @@ impl Agent {
                     return Start::Never(refused);
                 }
                 Err(refused) if !is_busy(self.core.status()) => return Start::Never(refused),
-                Err(_) => {}
+                Err(_) => held = true,
             }
             let left = message.finish_time.map_or(Duration::MAX, |finish| {
                 Duration::from_millis(finish.saturating_sub(self.core.manager_now()))
@@ -220,28 +232,40 @@ impl Agent {
     /// # Errors
     /// When the journal cannot be read or written.
     pub(crate) async fn recover_jobs(&self) -> Result<Vec<Job>> {
-        let mut jobs = Vec::new();
+        let mut open = Vec::new();
         for (id, entry) in self.journal.open().await? {
             let message = entry.message(id)?;
-            let shared = entry.is_shared();
-            let mut job = Job { message, entry: Some(Box::new(entry)), shared };
-            let Some(entry) = &mut job.entry else { continue };
-            if entry.phase() == Phase::Started && is_upgrade(&job.message) {
-                // Answered later: see `answer_upgrades`.
+            // Answered later: see `answer_upgrades`.
+            if entry.phase() != Phase::Started || !is_upgrade(&message) {
+                open.push((message, Box::new(entry)));
+            }
+        }
+        let started = open.iter().filter(|(_, entry)| entry.phase() == Phase::Started);
+        let started: Vec<_> = started.map(|(message, _)| message.id.clone()).collect();
+        self.kill_orphans_of(&started).await;
+        let mut jobs = Vec::new();
+        for (message, mut entry) in open {
+            if entry.phase() == Phase::Started
+                && let Some(outcome) = self.settle_interrupted(&message).await?
+            {
+                self.end_job(&message, &mut entry, &outcome).await?;
+                let waiters = Waiter::of(&message).into_iter().collect();
+                self.reply(&message, waiters, &outcome).await;
                 continue;
             }
-            if entry.phase() == Phase::Started {
-                kill_orphans_of(&job.message.id).await;
-                if let Some(outcome) = self.settle_interrupted(&job.message).await? {
-                    self.end_job(&job.message, entry, &outcome).await?;
-                    let waiter = crate::waiters::Waiter::of(&job.message);
-                    self.reply(&job.message, waiter.into_iter().collect(), &outcome).await;
-                    continue;
-                }
-            }
-            jobs.push(job);
+            let shared = entry.is_shared();
+            jobs.push(Job { message, entry: Some(entry), shared });
         }
         Ok(jobs)
+    }
+
+    /// Kills what a former life of this agent started for these messages and left running.
+    pub(crate) async fn kill_orphans_of(&self, messages: &[MessageId]) {
+        // Emulated agents start no programs, and a thousand of them would look through all
+        // processes of the host a thousand times.
+        if self.endpoints.stub().is_none() {
+            kill_orphans_of(&self.config.data_dir, messages).await;
+        }
     }
 
     /// The outcome of a method that was started and not done; none when it may run again.
@@ -279,7 +303,20 @@ pub(crate) fn interrupted(message: &Message) -> Error {
     .with_message_id(&message.id)
 }
 
+/// That a method was started, its agent died, and it may not be run again any more.
+fn interrupted_for_good(message: &Message, why: &Error) -> Error {
+    Error::new(
+        Reason::Interrupted,
+        format!(
+            "{} was started and the agent died before it ended; it was not run again: {}; look at \
+             what it left",
+            message.method, why.message
+        ),
+    )
+    .with_message_id(&message.id)
+}
+
 /// Whether what waits will be let go by itself.
-fn is_busy(status: AgentStatus) -> bool {
+pub(crate) fn is_busy(status: AgentStatus) -> bool {
     matches!(status, AgentStatus::SoftBusy | AgentStatus::Initializing | AgentStatus::HardBusy)
 }

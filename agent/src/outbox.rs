@@ -127,16 +127,9 @@ impl Outbox {
         self.queue().next(now)
     }
 
-    /// The answer of a message, with its bytes; none when it was sent already.
-    async fn read(&self, id: &MessageId) -> Result<Option<(Vec<u8>, RespondRequest)>> {
-        let Some(bytes) = self.store.get(key(id)).await.map_err(crate::error::store)? else {
-            return Ok(None);
-        };
-        let row = Row::decode(bytes.as_slice()).map_err(|error| unreadable(id, &error))?;
-        match row {
-            Row { version: VERSION, answer: Some(answer) } => Ok(Some((bytes, answer))),
-            Row { version, .. } => Err(unreadable(id, &format!("it has version {version}"))),
-        }
+    /// The bytes of a message's answer; none when it was sent already.
+    async fn read(&self, id: &MessageId) -> Result<Option<Vec<u8>>> {
+        self.store.get(key(id)).await.map_err(crate::error::store)
     }
 
     /// Removes the answer that had these bytes; another one that came meanwhile stays.
@@ -147,8 +140,15 @@ impl Outbox {
     }
 }
 
-fn unreadable(id: &MessageId, why: &dyn std::fmt::Display) -> Error {
-    Error::new(Reason::Internal, format!("the answer of {id} in the outbox cannot be read: {why}"))
+/// The answer that bytes of the outbox are.
+fn decode(bytes: &[u8]) -> Result<RespondRequest> {
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Error::new(Reason::Internal, format!("its bytes in the outbox cannot be read: {why}"))
+    };
+    match Row::decode(bytes).map_err(|error| unreadable(&error))? {
+        Row { version: VERSION, answer: Some(answer) } => Ok(answer),
+        Row { version, .. } => Err(unreadable(&format_args!("they have version {version}"))),
+    }
 }
 
 impl Agent {
@@ -227,7 +227,8 @@ mod tests {
         assert!(journal.get(&refused.id).await.unwrap().is_none());
         assert_eq!(outbox.load().await.unwrap(), 2);
         let done = message("done", true).id;
-        let (bytes, answer) = outbox.read(&done).await.unwrap().unwrap();
+        let bytes = outbox.read(&done).await.unwrap().unwrap();
+        let answer = decode(&bytes).unwrap();
         assert_eq!((answer.state(), answer.agent_id), (ResponseState::Succeeded, 7));
         assert_eq!(answer.secret, "");
 

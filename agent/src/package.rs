@@ -1,8 +1,9 @@
 //! The package command of an upgrade: the operator's, without a shell, with a limit and a log.
 //!
 //! Invariant: its output goes to a file and not through this process, and nothing but its limit
-//! kills it: half an installation is worse than one that outlives its agent. The id of its message
-//! is in its environment: that names it when its agent died before it could record it.
+//! kills it: half an installation is worse than one that outlives its agent. Its agent and the id
+//! of its message are in its environment: they name it when the agent died before it could record
+//! it.
 
 use std::{
     fs::{self, File},
@@ -19,7 +20,7 @@ use tracing::warn;
 
 use crate::{
     config::{Config, Package},
-    endpoint::{Group, MESSAGE_ID, RunRecord, base_environment},
+    endpoint::{AGENT, Group, MESSAGE_ID, RunRecord, base_environment},
 };
 
 /// Stands for the package in the command.
@@ -107,6 +108,7 @@ impl Plan {
             .current_dir(&dir)
             .env_clear()
             .envs(base_environment())
+            .env(AGENT, &dir)
             .env(MESSAGE_ID, id.as_str())
             .stdin(Stdio::null())
             .stdout(output)

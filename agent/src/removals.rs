@@ -12,7 +12,7 @@ use goperation::{Error, JsonObject, MessageId, Reason};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use crate::{agent::Agent, endpoint::kill_orphans_of, order::OrderKey};
+use crate::{agent::Agent, order::OrderKey};
 
 /// What is to be removed, and what is being removed.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ impl Agent {
         // The same after a crash, so that the program of a broken-off run is found.
         let agent = self.manager.agent_id().unwrap_or(0);
         let id = MessageId::parse("id", &format!("remove:{agent}:{endpoint}:{number}"))?;
-        kill_orphans_of(&id).await;
+        self.kill_orphans_of(std::slice::from_ref(&id)).await;
         let _place = self
             .running
             .acquire()

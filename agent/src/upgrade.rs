@@ -111,7 +111,9 @@ impl Agent {
         if told.state() != UpgradeState::Interrupted {
             return Ok(());
         }
-        let Some(run) = still_running(run, told.message_id.clone()).await? else { return Ok(()) };
+        let Some(run) = self.still_running(run, told.message_id.clone()).await? else {
+            return Ok(());
+        };
         let now = now_millis();
         if now >= limit {
             warn!(pid = run.pid, "the package command of an interrupted upgrade is killed");
@@ -129,6 +131,19 @@ impl Agent {
         )
         .with("upgrade", told.message_id)
         .with("pid", run.pid))
+    }
+
+    /// The package command of an upgrade, if it runs. One that the agent had no time to record is
+    /// known by its environment.
+    async fn still_running(&self, run: Option<RunRecord>, id: String) -> Result<Option<RunRecord>> {
+        let agent = self.config.data_dir.clone();
+        let look = move || match run {
+            Some(run) => leader_runs(&run).then_some(run),
+            None => leader_for(&agent, &id),
+        };
+        spawn_blocking(look).await.map_err(|e| {
+            Error::new(Reason::Internal, format!("the former upgrade was not looked at: {e}"))
+        })
     }
 
     /// Answers the upgrades that the last run of this agent left open, when the manager knows of
@@ -234,18 +249,6 @@ impl Core {
 /// Whether a message is one that upgrades.
 pub(crate) fn is_upgrade(message: &Message) -> bool {
     message.namespace == MANAGER_NAMESPACE && message.method == Method::UpgradeAgent.name()
-}
-
-/// The package command of an upgrade, if it runs. One that the agent had no time to record is known
-/// by its environment.
-async fn still_running(run: Option<RunRecord>, id: String) -> Result<Option<RunRecord>> {
-    let look = move || match run {
-        Some(run) => leader_runs(&run).then_some(run),
-        None => leader_for(&id),
-    };
-    spawn_blocking(look).await.map_err(|e| {
-        Error::new(Reason::Internal, format!("the former upgrade was not looked at: {e}"))
-    })
 }
 
 /// What the caller of an upgrade that succeeded gets.

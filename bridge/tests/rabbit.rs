@@ -16,5 +16,7 @@ mod faults;
 mod retry;
 #[path = "rabbit/rights.rs"]
 mod rights;
+#[path = "rabbit/shared.rs"]
+mod shared;
 #[path = "rabbit/support.rs"]
 mod support;

@@ -27,10 +27,10 @@ pub(crate) use self::{
     facts::Facts,
     port::PortCommand,
     queue::QueueCommand,
-    request::{RequestCommand, Rollout, RunRequest, Selection},
+    request::{Follow, RequestCommand, Rollout, RunRequest, Selection},
     role::{Dev, Emulate, RoleConfig, Server},
     send::{Call, Cast, Notify, Order, Receive},
-    upgrade::Upgrade,
+    upgrade::{Status, Upgrade, Upgraded},
 };
 use crate::parse;
 

@@ -73,19 +73,26 @@ impl Subject {
 /// Metadata of an error: the key under which a repeat is safe, where the command made it.
 pub(crate) const KEY: &str = "idempotency_key";
 
+/// Stands for an agent whose number is not known.
+const NOBODY: &str = "AGENT";
+
 /// What to do next after an error.
 pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
     let agent = subject
         .agent
         .map(|id| id.to_string())
         .or_else(|| ["agent_id", "agent"].iter().find_map(|key| error.metadata.get(*key).cloned()))
-        .unwrap_or_else(|| "AGENT".to_owned());
+        .unwrap_or_else(|| NOBODY.to_owned());
     let entity = match (&subject.endpoint, subject.entity) {
         (Some(endpoint), Some(number)) => format!("{endpoint} {number}"),
         _ => "ENDPOINT NUMBER".to_owned(),
     };
     match error.reason {
         Reason::AgentNotFound => "`gop agent ls --all` lists the agents".to_owned(),
+        Reason::EndpointNotFound | Reason::NamespaceNotFound if agent == NOBODY => {
+            "`gop endpoint ls` lists what the fleet has; an endpoint is declared in an agent's TOML"
+                .to_owned()
+        }
         Reason::EndpointNotFound | Reason::NamespaceNotFound => format!(
             "`gop endpoint ls --agent {agent}` lists what the agent has; an endpoint is declared \
              in the agent's TOML"
@@ -93,7 +100,9 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::EntityNotFound => "`gop entity ls` lists the entities".to_owned(),
         Reason::PortNotFound => format!("`gop port ls {agent}` lists the ports"),
         Reason::CacheNotFound => "it has expired, or never was: `gop cache ls`".to_owned(),
-        Reason::RequestNotFound => "`gop request ls` lists the requests".to_owned(),
+        Reason::RequestNotFound => "`gop request ls` lists the requests; one that has ended is \
+                                    kept as long as `[requests] keep` of the manager says"
+            .to_owned(),
         Reason::QueueNotFound => {
             "no agent was ever registered there: `gop agent ls`, `gop queue ls`".to_owned()
         }
@@ -167,11 +176,9 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::EntitiesRemain => format!(
             "delete them first: `gop entity ls --agent {agent}`, `gop entity delete ENDPOINT NUMBER`"
         ),
-        Reason::StateRefused if subject.request.is_some() => format!(
-            "`gop request show {}` has its state; only one that has stopped is resumed, and only \
-             one that has ended is removed",
-            subject.request.as_deref().unwrap_or("ID")
-        ),
+        Reason::StateRefused if subject.request.is_some() => {
+            refused(error, subject.request.as_deref().unwrap_or("ID"))
+        }
         Reason::StateRefused if subject.entity.is_some() => format!(
             "`gop entity status {entity}` shows its state and its process; one that runs is \
              stopped by `gop entity stop {entity}`"
@@ -183,7 +190,9 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
             format!("something else works on it: try again soon; `gop entity status {entity}`")
         }
         Reason::EtagMismatch => "it has changed meanwhile: look again, then repeat".to_owned(),
-        Reason::KeyReused => "take a new key for another request".to_owned(),
+        Reason::KeyReused => {
+            "take a new key for another request: one key is one request for 24 h".to_owned()
+        }
         Reason::PlanChanged => {
             "look at the new plan (the same with --plan), then repeat with its hash".to_owned()
         }
@@ -202,6 +211,23 @@ pub(crate) fn hint(error: &Error, subject: &Subject) -> String {
         Reason::UnsupportedMediaType => "send application/json".to_owned(),
         Reason::HostRefused => "ask by the address that the manager listens on".to_owned(),
         Reason::Internal => "the log of the role has the cause".to_owned(),
+    }
+}
+
+/// What to do with a request whose state does not allow it.
+fn refused(error: &Error, id: &str) -> String {
+    match error.metadata.get("state").map(String::as_str) {
+        Some("RUNNING" | "STOPPED") => format!(
+            "`gop request watch {id}` shows its end, and `gop request cancel {id}` brings it sooner"
+        ),
+        Some(_) => format!(
+            "it is over: `gop request show {id}` has what came of it; what is still wanted is a \
+             new `gop request run`"
+        ),
+        None => format!(
+            "`gop request show {id}` has the totals; run without --expire, the answers are kept as \
+             long as the request"
+        ),
     }
 }
 
@@ -278,6 +304,8 @@ fn after(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -297,12 +325,45 @@ mod tests {
     fn names_the_request_and_the_key_of_one_that_may_have_begun() {
         let subject = Subject::request("r1");
         let said = |reason| hint(&Error::new(reason, "no"), &subject);
-        assert!(said(Reason::StateRefused).starts_with("`gop request show r1`"));
         assert!(said(Reason::OutcomeUnknown).contains("`gop request show r1`"));
         assert!(said(Reason::Unavailable).starts_with("nothing was done"));
         for reason in [Reason::OutcomeUnknown, Reason::Unavailable] {
             let keyed = hint(&Error::new(reason, "no").with(KEY, "k1"), &Subject::default());
             assert!(keyed.starts_with("send it again with --key k1"), "{keyed}");
+        }
+    }
+
+    #[test]
+    fn what_requests_are_refused_for_says_what_to_do() {
+        let subject = Subject::request("r1");
+        let refused = |state: Option<&str>| {
+            let error = Error::new(Reason::StateRefused, "no");
+            let error = state.into_iter().fold(error, |error, state| error.with("state", state));
+            hint(&error, &subject)
+        };
+        for open in ["RUNNING", "STOPPED"] {
+            assert!(refused(Some(open)).contains("`gop request cancel r1` brings it sooner"));
+        }
+        for over in ["FINISHED", "CANCELLED", "FAILED"] {
+            assert!(refused(Some(over)).contains("a new `gop request run`"));
+        }
+        assert!(refused(None).contains("without --expire"));
+
+        let run = Subject { repeat: Repeat::Keyed, ..Subject::default() };
+        for (reason, said) in [
+            (Reason::RequestNotFound, "`gop request ls`"),
+            (Reason::PlanChanged, "--plan"),
+            (Reason::KeyReused, "a new key"),
+            (Reason::AgentNotFound, "`gop agent ls --all`"),
+            (Reason::EntityNotFound, "`gop entity ls`"),
+            (Reason::EndpointNotFound, "`gop endpoint ls` lists what the fleet has"),
+            (Reason::TooLarge, "send less"),
+            (Reason::RateLimited, "try again after 1 s"),
+            (Reason::InvalidArgument, "correct what is named"),
+        ] {
+            let error = Error::new(reason, "no").with_retry_after(Duration::from_secs(1));
+            let hint = hint(&error, &run);
+            assert!(hint.contains(said), "{reason}: {hint}");
         }
     }
 

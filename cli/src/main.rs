@@ -60,10 +60,13 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
         Command::Agent(AgentArgs { command: Some(AgentCommand::Adopt(args)), .. }) => {
             serve(&global, role::agent::adopt(args.config, output))
         }
-        Command::Agent(AgentArgs { command: Some(command), .. }) => ask(
-            &global,
-            |client| async move { command::agent::run(&client, output, command).await },
-        ),
+        Command::Agent(AgentArgs { command: Some(command), .. }) => {
+            command.check().map_err(Error::Usage)?;
+            ask(
+                &global,
+                |client| async move { command::agent::run(&client, output, command).await },
+            )
+        }
         Command::Agent(AgentArgs { config: None, command: None }) => Err(Error::Usage(
             "`gop agent` needs --config FILE or a command; see `gop agent --help`".to_owned(),
         )),

@@ -26,7 +26,7 @@ pub struct Config {
     pub late_by: Duration,
     /// Agents whose methods fail.
     pub fail: Share,
-    /// Agents whose methods have their effect and never answer.
+    /// Agents whose methods have their effect and do not answer while the process lives.
     pub silent: Share,
     /// Agents that answer late.
     pub late: Share,

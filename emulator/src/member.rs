@@ -187,7 +187,7 @@ impl Site {
         format!(
             "host = \"{host}\"\naddress = \"127.0.0.1\"\nwork_dir = {}\ndata_dir = {}\n\
              ports_ranges = [\"{first}-{}\"]\n\
-             drain = \"1s\"\nprefetch = 32\nmax_in_flight = 64\nmax_journal = 1000\n\
+             drain = \"1s\"\nprefetch = 32\nmax_in_flight = 1000\nmax_journal = 1000\n\
              [metadata]\nemulated = true\n\
              [package]\ncommand = [\"true\", \"{{file}}\"]\n{METHODS}",
             quoted(&folder.join("work")),

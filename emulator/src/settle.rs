@@ -3,14 +3,14 @@
 //!
 //! Invariant: done when the manager's record says so; every step may be repeated.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use goperation::{
     AgentStatus, Error, Reason, Result,
     v1::{self, AgentState, agent_service_client::AgentServiceClient},
 };
 use goperation_agent::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Response, Status, transport::Channel};
 use tracing::{debug, warn};
 
@@ -20,29 +20,37 @@ use crate::Standing;
 const LOOK: Duration = Duration::from_millis(50);
 /// How long the manager may take.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// Every so many failed steps one is said aloud.
-const ALOUD: u32 = 20;
+/// How often it is said aloud that an agent does not stand where it shall.
+const ALOUD: Duration = Duration::from_secs(30);
 
 /// Returns when the agent stands there.
 pub(crate) async fn settle(agent: &Handle, standing: Standing, manager: &Channel) {
+    let mut aloud = Instant::now() + ALOUD;
+    let mut say = |why: &dyn fmt::Display| {
+        if Instant::now() >= aloud {
+            aloud = Instant::now() + ALOUD;
+            let (agent, standing) = (agent.agent_id(), standing.name());
+            warn!(agent, standing, %why, "not settled, trying on");
+        }
+    };
     let id = loop {
         let id = agent.agent_id().and_then(|id| i32::try_from(id).ok());
-        if let Some(id) = id.filter(|_| agent.is_connected()) {
-            break id;
+        match id.filter(|_| agent.is_connected()) {
+            Some(id) => break id,
+            None => say(&"it is not registered, or hears nothing of the broker"),
         }
         sleep(LOOK).await;
     };
-    let mut failed = 0;
     loop {
         match step(agent, standing, manager, id).await {
             Ok(true) => return,
-            Ok(false) => {}
+            Ok(false) => say(&format_args!(
+                "it is {}, and the manager's record does not say so",
+                *agent.watch_status().borrow()
+            )),
             Err(error) => {
-                failed += 1;
                 debug!(agent = id, %error, "not settled");
-                if failed % ALOUD == 0 {
-                    warn!(agent = id, standing = standing.name(), %error, "not settled, trying on");
-                }
+                say(&error);
             }
         }
         sleep(LOOK).await;

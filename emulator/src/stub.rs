@@ -86,18 +86,12 @@ impl Stub for Conductor {
     }
 }
 
-/// The entities of a request, as a list of numbers or as ranges.
+/// The entities of a request, which come as ranges.
 fn entities(given: &Value) -> Vec<u32> {
-    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok());
-    match given {
-        Value::Array(numbers) => numbers.iter().filter_map(number).take(DETAILS).collect(),
-        Value::String(text) => {
-            let ranges = Ranges::parse("entities", text).unwrap_or_default();
-            let numbers = ranges.as_slice().iter().flat_map(|&(first, last)| first..=last);
-            numbers.take(DETAILS).collect()
-        }
-        _ => Vec::new(),
-    }
+    let Some(text) = given.as_str() else { return Vec::new() };
+    let ranges = Ranges::parse("entities", text).unwrap_or_default();
+    let numbers = ranges.as_slice().iter().flat_map(|&(first, last)| first..=last);
+    numbers.take(DETAILS).collect()
 }
 
 /// `stub/work`, `stub/create#7` or `stub/work#3,4,9`.

@@ -13,7 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use sled::Tree;
-use tokio::{sync::Semaphore, task, time::timeout};
+use tokio::{
+    sync::Semaphore,
+    task::{self, JoinSet},
+    time::timeout,
+};
 
 use crate::{
     Error, Key, Row, Scan, Slot, Store, Value,
@@ -168,20 +172,15 @@ impl SledStore {
         &self,
         read: impl FnOnce(&Tree) -> Result<T, sled::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let shared = &self.0.shared;
-        let place = shared.reads.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
-        let rows = lock(&shared.rows).clone().ok_or(Error::Closed)?;
-        let done = task::spawn_blocking(move || {
-            let done = read(&rows);
-            // In this order: who has all places knows that no read holds the tree.
-            drop(rows);
-            drop(place);
-            done
-        });
-        match done.await {
-            Ok(done) => done.map_err(|error| Error::Failed(Arc::new(Failure::from(error)))),
-            Err(error) if error.is_panic() => Err(Error::Failed(Arc::new(error))),
-            Err(_) => Err(Error::Closed),
+        let shared = self.0.shared.clone();
+        // A task of its own: a place that is given to a caller who does not look, because he is
+        // waiting for another read, would be lost to all. It ends with its caller.
+        let mut reads = JoinSet::new();
+        reads.spawn(async move { shared.read(read).await });
+        match reads.join_next().await {
+            Some(Ok(done)) => done,
+            Some(Err(error)) if error.is_panic() => Err(Error::Failed(Arc::new(error))),
+            Some(Err(_)) | None => Err(Error::Closed),
         }
     }
 }
@@ -218,6 +217,27 @@ fn rows_of(rows: &Tree, scan: Scan) -> Result<Vec<Row>, sled::Error> {
 }
 
 impl Shared {
+    /// Reads when there is a place for it.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Tree) -> Result<T, sled::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let place = self.reads.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
+        let rows = lock(&self.rows).clone().ok_or(Error::Closed)?;
+        let done = task::spawn_blocking(move || {
+            let done = read(&rows);
+            // In this order: who has all places knows that no read holds the tree.
+            drop(rows);
+            drop(place);
+            done
+        });
+        match done.await {
+            Ok(done) => done.map_err(|error| Error::Failed(Arc::new(Failure::from(error)))),
+            Err(error) if error.is_panic() => Err(Error::Failed(Arc::new(error))),
+            Err(_) => Err(Error::Closed),
+        }
+    }
+
     /// What the owner thread does.
     fn own(&self, disk: Disk) {
         let rows = disk.rows();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{FutureExt as _, future::join_all};
 use goperation_store::{Durability, Error, Options, Scan, SledStore, Store, Txn};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -50,6 +50,25 @@ async fn concurrent_callers_share_commits() {
     assert!(stats.groups * 4 <= stats.transactions, "{stats:?}");
     assert_eq!(store.scan(Scan::prefix("")).await.unwrap().len(), 64 * 50);
     store.close().await;
+}
+
+/// A caller may have begun many reads and look after none of them while it waits for another one.
+#[tokio::test]
+async fn reads_that_nobody_looks_after_hold_up_nobody() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    let mut begun: Vec<_> = (0..500).map(|_| store.get("a".into())).collect();
+    for read in &mut begun {
+        let _ = read.now_or_never();
+    }
+    for _ in 0..100 {
+        let value = timeout(SOON, store.get("a".into())).await.expect("it is not held up").unwrap();
+        assert_eq!(value, Some("1".into()));
+    }
+    // Some have ended at the first look already.
+    drop(begun);
+    timeout(SOON, store.close()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! `gop emulate`: many agents in a process of their own, which is killed in the middle of its work.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use goperation::{Error, v1};
 use goperation_emulator::CHANGING;
@@ -27,44 +27,77 @@ async fn cast(site: &Site) -> Result<String, Error> {
     Ok(sent.into_inner().message_id)
 }
 
+/// How many messages each agent has begun, at least: the question itself is one more.
+async fn all_work(site: &Site, agents: RangeInclusive<usize>, messages: u64) {
+    for number in agents {
+        let host = format!("emu-{number:05}");
+        poll_until(SOON, "the methods run", async || {
+            let status = site.call(&host, "manager", "status_agent", json!({}), WAIT).await;
+            status.is_ok_and(|status| status["working_on"].as_u64() > Some(messages))
+        })
+        .await;
+    }
+}
+
+/// The agents that had the effect of a message, none of them twice.
+fn agents_of(emulation: &Emulation, message: &str) -> BTreeSet<u32> {
+    let mut agents = BTreeSet::new();
+    for effect in emulation.effects(message) {
+        assert!(agents.insert(effect.agent), "twice: {effect}");
+    }
+    agents
+}
+
+/// One fleet of two processes: in one the effects come at once, in the other not before it is
+/// killed. So each message is killed when some have had its effect and some have not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_emulation_goes_on_and_nothing_happens_twice() {
     let site = Site::start().await;
-    let agents = AGENTS.to_string();
-    let emulation =
-        Emulation::of(&site, "emulation", &["--agents", &agents, "--latency", "300ms", "--fail", "10%"]);
-    let mut process = emulation.start().await;
-    assert!(process.ready_line().starts_with("ready agents=20 data_dir="), "{process:?}");
+    let (half, next) = ((AGENTS / 2).to_string(), (AGENTS / 2 + 1).to_string());
+    let at_once = ["--latency", "10ms", "--fail", "20%", "--agents", &half];
+    let fast = Emulation::of(&site, "fast", &at_once);
+    let args = ["--first", &next, "--agents", &half, "--latency"];
+    let slow = Emulation::of(&site, "slow", &[&args[..], &["1h"]].concat());
+    // The same folder and agents.
+    let slow_no_more = Emulation::of(&site, "slow", &[&args[..], &["10ms"]].concat());
+    let mut fast_process = fast.start().await;
+    let line = fast_process.ready_line();
+    assert!(line.starts_with("ready agents=10 data_dir="), "{fast_process:?}");
+    let mut slow_process = slow.start().await;
 
-    // While a method of each runs that has its effect only later.
-    let first = cast(&site).await.unwrap();
-    // The question itself is one.
-    let running = async |host: &str| {
-        let status = site.call(host, "manager", "status_agent", json!({}), WAIT).await;
-        status.is_ok_and(|status| status["working_on"].as_u64() >= Some(2))
-    };
-    poll_until(SOON, "the method runs", async || running("emu-00001").await).await;
-    process.kill9();
-    let mut process = emulation.start().await;
-    let second = cast(&site).await.unwrap();
-    poll_until(SOON, "all do the second", async || emulation.effects(&second).len() >= AGENTS)
-        .await;
-
-    let mut conducts = BTreeMap::new();
-    for effect in emulation.effects(&second) {
-        assert!(conducts.insert(effect.agent, effect.conduct).is_none(), "twice: {effect}");
+    // Twice, so that one that was killed is killed once more.
+    let mut broken_off = Vec::new();
+    for _ in 0..2 {
+        let message = cast(&site).await.unwrap();
+        poll_until(SOON, "some effects", async || !fast.effects(&message).is_empty()).await;
+        fast_process.kill9();
+        all_work(&site, AGENTS / 2 + 1..=AGENTS, 1).await;
+        slow_process.kill9();
+        assert_eq!(slow.effects(&message), []);
+        broken_off.push((agents_of(&fast, &message), message));
+        fast_process = fast.start().await;
+        slow_process = slow.start().await;
     }
-    assert_eq!(conducts.values().filter(|conduct| **conduct == "failing").count(), 2);
-    // Some were killed before their effect, and did not begin again; the seed is the same.
-    let done = emulation.effects(&first);
-    let distinct: BTreeSet<u32> = done.iter().map(|effect| effect.agent).collect();
-    assert_eq!(done.len(), distinct.len(), "{done:?}");
-    for effect in done {
-        assert_eq!(conducts[&effect.agent], effect.conduct);
+    slow_process.kill9();
+    let mut slow_process = slow_no_more.start().await;
+    let last = cast(&site).await.unwrap();
+    for emulation in [&fast, &slow] {
+        poll_until(SOON, "all do the last", async || emulation.effects(&last).len() >= AGENTS / 2)
+            .await;
+        assert_eq!(agents_of(emulation, &last).len(), AGENTS / 2);
     }
-    process.term();
-    let ended = process.wait(SOON).await;
-    assert!(ended.success(), "{ended}");
+    let failing = fast.effects(&last).iter().filter(|effect| effect.conduct == "failing").count();
+    assert_eq!(failing, 2);
+    for (before, message) in broken_off {
+        // What had not begun may have run later, and nobody had its effect twice.
+        assert!(agents_of(&fast, &message).is_superset(&before));
+        assert_eq!(slow.effects(&message), [], "what was begun is not run again");
+    }
+    for process in [&mut fast_process, &mut slow_process] {
+        process.term();
+        let ended = process.wait(SOON).await;
+        assert!(ended.success(), "{ended}");
+    }
     site.stop().await;
 }
 

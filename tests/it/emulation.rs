@@ -8,7 +8,7 @@ use goperation_harness::GopProcess;
 use crate::procs::Site;
 
 /// How long a thousand agents may take until each stands where it shall.
-const READY: Duration = Duration::from_secs(300);
+const READY: Duration = Duration::from_secs(400);
 
 /// The command line of an emulation.
 pub(crate) struct Emulation {

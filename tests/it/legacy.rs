@@ -5,5 +5,6 @@ mod curl;
 mod entitys;
 mod others;
 mod pages;
+mod requests;
 mod routes;
 mod walk;

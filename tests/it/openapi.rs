@@ -8,22 +8,28 @@ use std::{
 };
 
 use goperation::v1::{
-    ActivateAgentRequest, Cache, CreateCacheRequest, CreateEntityRequest, PortWish,
+    ActivateAgentRequest, Cache, CreateCacheRequest, CreateEntityRequest, CreateRequestRequest,
+    PortWish, RequestSelection, RequestState, Rollout, WatchRequestRequest,
     agent_service_client::AgentServiceClient, cache_service_client::CacheServiceClient,
-    entity_service_client::EntityServiceClient,
+    entity_service_client::EntityServiceClient, request_service_client::RequestServiceClient,
+    watch_request_response::Event,
 };
 use goperation_harness::{chromium, node_modules, program, venv_program};
 use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
+use tonic::transport::Channel;
 
-use crate::dev::{dev, end};
+use crate::{
+    dev::{dev, end},
+    fleet::SOON,
+};
 
 /// Examples that schemathesis has to try.
 const EXAMPLES: u64 = 10_000;
-/// Operations that have to succeed at least once, of 57.
-const SUCCEEDING: usize = 40;
+/// Operations that have to succeed at least once, of 78.
+const SUCCEEDING: usize = 50;
 /// How long it may take for them.
-const TRIED_WITHIN: Duration = Duration::from_secs(540);
+const TRIED_WITHIN: Duration = Duration::from_secs(660);
 const SHOWN_WITHIN: Duration = Duration::from_secs(120);
 
 fn clients() -> PathBuf {
@@ -56,6 +62,52 @@ async fn populate(address: &str) {
     caches.create_cache(CreateCacheRequest { cache: Some(cache) }).await.unwrap();
 }
 
+/// Begins a request and answers its id when nothing more happens to it by itself.
+async fn begin(
+    requests: &mut RequestServiceClient<Channel>,
+    method: &str,
+    rollout: Option<Rollout>,
+) -> String {
+    let on = RequestSelection { agents: "1-2".to_owned(), ..RequestSelection::default() };
+    let create = CreateRequestRequest {
+        namespace: "sample".to_owned(),
+        method: method.to_owned(),
+        on: Some(on),
+        rollout,
+        ..CreateRequestRequest::default()
+    };
+    let id = requests.create_request(create).await.unwrap().into_inner().request.unwrap().id;
+    let watch = WatchRequestRequest { id: id.clone(), ..WatchRequestRequest::default() };
+    let mut events = requests.watch_request(watch).await.unwrap().into_inner();
+    let rests = async {
+        while let Some(event) = events.message().await.unwrap() {
+            match event.event {
+                Some(Event::Summary(_)) => return,
+                Some(Event::Request(it)) if it.state() == RequestState::Stopped => return,
+                _ => {}
+            }
+        }
+    };
+    timeout(SOON, rests).await.expect("the request ends, or stops");
+    id
+}
+
+/// Requests that have ended, that have stopped, and that are there to be removed.
+async fn requests(address: &str) -> Value {
+    let mut requests = RequestServiceClient::connect(format!("http://{address}")).await.unwrap();
+    let ended = begin(&mut requests, "echo", None).await;
+    let mut pairs = [Vec::new(), Vec::new()];
+    for _ in 0..2 {
+        // Of a method that no agent has.
+        let strict =
+            Rollout { canary: 1, max_failures: Some("0".to_owned()), ..Rollout::default() };
+        pairs[0].push(begin(&mut requests, "dance", Some(strict)).await);
+        pairs[1].push(begin(&mut requests, "echo", None).await);
+    }
+    let [stopped, removed] = pairs;
+    json!({"ended": ended, "stopped": stopped, "removed": removed})
+}
+
 /// Runs a program to its end and answers what it printed; it must end well.
 async fn run(mut command: Command, within: Duration) -> String {
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -80,6 +132,7 @@ async fn heavy_schemathesis_finds_no_answer_outside_the_document() {
         .args(["run", &format!("http://{address}/openapi.json"), "--no-color"])
         .current_dir(folder.path())
         .env("SCHEMATHESIS_TOLD", &told)
+        .env("SCHEMATHESIS_REQUESTS", requests(&address).await.to_string())
         .env("PYTHONPATH", &here)
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let report = run(schemathesis, TRIED_WITHIN).await;

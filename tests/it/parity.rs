@@ -24,6 +24,7 @@ use fixture::Fixture;
 use wire::{Answer, Rule, Wire, to_json};
 
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 /// How often a reading is repeated until nothing has changed in between.
 const TRIES: usize = 50;
 
@@ -90,6 +91,13 @@ async fn check(wire: &Wire, rule: &Rule, ask: &Ask) -> Result<(), String> {
             same(&wanted, &ndjson(wire, rule, lines, differ).await)?;
             same(&wanted, &server_sent(wire, rule, events, differ).await)
         }
+        Ask::Ending(request) => {
+            let wanted = whole(wire, rule, request).await;
+            let seen = wire.rest(rule, request, JSON).await;
+            same(&wanted, &from_ndjson(rule, &lines(&seen, "application/x-ndjson"), &[]))?;
+            let seen = wire.rest(rule, request, EVENTS).await;
+            same(&wanted, &from_events(rule, &lines(&seen, EVENTS), &[]))
+        }
         Ask::Fails(request, reason) => {
             let status = failure(wire, rule, request).await?;
             let error = Error::from_status(&status);
@@ -98,7 +106,7 @@ async fn check(wire: &Wire, rule: &Rule, ask: &Ask) -> Result<(), String> {
             }
             let mut accepts = vec![JSON];
             if rule.method.is_server_streaming() {
-                accepts.push("text/event-stream");
+                accepts.push(EVENTS);
             }
             for accept in accepts {
                 let seen = wire.rest(rule, request, accept).await;
@@ -224,9 +232,27 @@ async fn messages(wire: &Wire, rule: &Rule, request: &Value, differ: &[&str]) ->
     tokio::time::timeout(SOON, two.collect::<Vec<_>>()).await.expect("two messages").into()
 }
 
+/// All messages of a stream that ends.
+async fn whole(wire: &Wire, rule: &Rule, request: &Value) -> Value {
+    let stream = wire.grpc_stream(&rule.method, request).await.unwrap();
+    let all = stream.map(|message| to_json(&message.unwrap()));
+    tokio::time::timeout(SOON, all.collect::<Vec<_>>()).await.expect("the stream ends").into()
+}
+
+/// The lines of a stream that has ended well.
+fn lines(answer: &Answer, kind: &str) -> Vec<String> {
+    let said = answer.headers.get(http::header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap());
+    assert_eq!((answer.status, said), (200, Some(kind)), "{answer:?}");
+    String::from_utf8(answer.body.to_vec()).unwrap().lines().map(str::to_owned).collect()
+}
+
 async fn ndjson(wire: &Wire, rule: &Rule, request: &Value, differ: &[&str]) -> Value {
     let (kind, lines) = wire.rest_stream(rule, request, JSON, |lines| lines.len() >= 2).await;
     assert!(kind.starts_with("application/x-ndjson") || kind.starts_with(JSON), "{kind}");
+    from_ndjson(rule, &lines[..2], differ)
+}
+
+fn from_ndjson(rule: &Rule, lines: &[String], differ: &[&str]) -> Value {
     let read = |line: &String| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         let fields = line.as_object_mut().unwrap();
@@ -234,17 +260,27 @@ async fn ndjson(wire: &Wire, rule: &Rule, request: &Value, differ: &[&str]) -> V
         assert!(fields.is_empty(), "{fields:?}");
         blurred(&Wire::parsed(rule, result), differ)
     };
-    lines.iter().take(2).map(read).collect()
+    lines.iter().map(read).collect()
+}
+
+fn data(line: &str) -> Option<&str> {
+    line.strip_prefix("data:").map(str::trim)
 }
 
 async fn server_sent(wire: &Wire, rule: &Rule, request: &Value, differ: &[&str]) -> Value {
-    let data = |line: &String| line.strip_prefix("data:").map(|data| data.trim().to_owned());
-    let enough = |lines: &[String]| lines.iter().filter_map(data).count() >= 2;
-    let (kind, lines) = wire.rest_stream(rule, request, "text/event-stream", enough).await;
-    assert!(kind.starts_with("text/event-stream"), "{kind}");
-    let read = |data: String| {
-        let message: Value = serde_json::from_str(&data).unwrap();
+    let enough = |lines: &[String]| lines.iter().filter_map(|line| data(line)).count() >= 2;
+    let (kind, lines) = wire.rest_stream(rule, request, EVENTS, enough).await;
+    assert!(kind.starts_with(EVENTS), "{kind}");
+    let Value::Array(mut events) = from_events(rule, &lines, differ) else { unreachable!() };
+    events.truncate(2);
+    events.into()
+}
+
+fn from_events(rule: &Rule, lines: &[String], differ: &[&str]) -> Value {
+    assert!(!lines.iter().any(|line| line.starts_with("event: error")), "{lines:?}");
+    let read = |data| {
+        let message: Value = serde_json::from_str(data).unwrap();
         blurred(&Wire::parsed(rule, message), differ)
     };
-    lines.iter().filter_map(data).take(2).map(read).collect()
+    lines.iter().filter_map(|line| data(line)).map(read).collect()
 }

@@ -78,15 +78,26 @@ impl Site {
 
     /// As [`Self::start_waiting`], with the prefix and queue type of that configuration.
     pub(crate) async fn start_with(wait: Duration, broker: RabbitConfig) -> Self {
-        Self::start_all(wait, broker, None).await
+        Self::start_all(wait, LEASE, broker, None).await
+    }
+
+    /// As [`Self::start`], with leases that last so long: for many agents, which then renew them
+    /// less often, and may be slow.
+    pub(crate) async fn start_leased(lease: Duration) -> Self {
+        Self::start_all(WAIT, lease, RabbitConfig::default(), None).await
     }
 
     /// As [`Self::start`], with a bridge in a process of its own.
     pub(crate) async fn start_bridged() -> Self {
-        Self::start_all(WAIT, RabbitConfig::default(), Some(free_port())).await
+        Self::start_all(WAIT, LEASE, RabbitConfig::default(), Some(free_port())).await
     }
 
-    async fn start_all(wait: Duration, broker: RabbitConfig, bridge_port: Option<u16>) -> Self {
+    async fn start_all(
+        wait: Duration,
+        lease: Duration,
+        broker: RabbitConfig,
+        bridge_port: Option<u16>,
+    ) -> Self {
         let uri = RabbitNode::shared().await.new_vhost().await.uri;
         let port = free_port();
         let config = RabbitConfig { uri, ..broker };
@@ -113,7 +124,7 @@ impl Site {
             "listen = \"127.0.0.1:{port}\"\ndata_dir = {:?}\n\
              lease = \"{}s\"\ncall_timeout = \"{}s\"\n{way}",
             dir.path().join("manager"),
-            LEASE.as_secs(),
+            lease.as_secs(),
             wait.as_secs(),
         );
         fs::write(dir.path().join("manager.toml"), text).unwrap();
@@ -151,6 +162,13 @@ impl Site {
         let config = self.dir.path().join("manager.toml");
         let args = ["manager".as_ref(), "--config".as_ref(), config.as_os_str()];
         self.manager = Some(GopProcess::spawn(args).await);
+    }
+
+    /// Adds to the manager's file, which its next start reads.
+    pub(crate) fn configure_manager(&self, toml: &str) {
+        let path = self.dir.path().join("manager.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}{toml}")).unwrap();
     }
 
     /// Kills the manager with SIGKILL.

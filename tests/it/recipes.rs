@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::{
     clients::{node, python, run, typescript},
     dev::{dev, end},
-    shown::{blurred, commands, file},
+    shown::{Ids, blurred, commands, file},
 };
 
 /// The address in the texts.
@@ -44,7 +44,7 @@ macro_rules! pages {
     };
 }
 
-pages! { agents bridge caches endpoints entities ports processes queues }
+pages! { agents bridge caches endpoints entities ports processes queues requests rollout }
 
 /// A fenced block.
 struct Block {
@@ -96,12 +96,14 @@ struct Page<'a> {
     /// The first block of Python and of TypeScript, which goes before the others.
     begun: [Option<String>; 2],
     tools: BTreeSet<&'static str>,
+    ids: Ids,
 }
 
 async fn page(name: &str) {
     let blocks = blocks(&text(name));
     let (process, address) = dev(&["--agents", "2"]).await;
-    let mut page = Page { name, address: &address, begun: [None, None], tools: BTreeSet::new() };
+    let (begun, tools, ids) = ([None, None], BTreeSet::new(), Ids::default());
+    let mut page = Page { name, address: &address, begun, tools, ids };
     for (i, block) in blocks.iter().enumerate() {
         let output = blocks.get(i + 1).filter(|next| next.kind == "text");
         match block.kind.as_str() {
@@ -167,11 +169,13 @@ impl Page<'_> {
     }
 
     fn here(&self, text: &str) -> String {
-        text.replace(WRITTEN, self.address)
+        self.ids.here(&text.replace(WRITTEN, self.address))
     }
 
-    fn compared(&self, block: &Block, shown: &[String], printed: &str, ran: &str) {
-        if let Err(why) = matches(&self.here(&shown.join("\n")), printed) {
+    fn compared(&mut self, block: &Block, shown: &[String], printed: &str, ran: &str) {
+        let shown = shown.join("\n");
+        self.ids.learn(&shown, printed);
+        if let Err(why) = matches(&self.here(&shown), printed) {
             panic!("{}.md:{}: {why}\n{ran}\n--- printed\n{printed}", self.name, block.line);
         }
     }
@@ -193,7 +197,7 @@ pub(crate) fn matches(shown: &str, printed: &str) -> Result<(), String> {
     if lines_match(&shown, &printed) { Ok(()) } else { Err(format!("shown is {shown:#?}")) }
 }
 
-fn lines_match(shown: &[String], printed: &[String]) -> bool {
+pub(crate) fn lines_match(shown: &[String], printed: &[String]) -> bool {
     match (shown.split_first(), printed.split_first()) {
         (None, None) => true,
         (Some((first, rest)), _) if first == ANY => {

@@ -55,8 +55,11 @@ pub(crate) fn blurred(line: &str) -> String {
             *word = "…";
         }
     }
-    // What a process is and uses.
+    // What a process is and uses, and how long something took.
     for i in 1..words.len() {
+        if words[i - 1] == "after" && words[i].trim_end_matches(':').ends_with('s') {
+            words[i] = "…";
+        }
         if words[i - 1] == "pid" && words[i].parse::<u32>().is_ok() {
             words[i] = "…";
         }
@@ -72,4 +75,53 @@ pub(crate) fn blurred(line: &str) -> String {
         }
     }
     line
+}
+
+/// The ids and hashes that a page shows, and what they are in this run: who follows a page copies
+/// what he got.
+#[derive(Debug, Default)]
+pub(crate) struct Ids(Vec<(String, String)>);
+
+impl Ids {
+    /// What a page says, as it is in this run.
+    pub(crate) fn here(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (shown, is)| text.replace(shown, is))
+    }
+
+    /// Takes those that are new in what is shown for those that are new in what was printed, in
+    /// their order.
+    pub(crate) fn learn(&mut self, shown: &str, printed: &str) {
+        for length in [36, 64] {
+            let shown = ids(shown, length, |id| self.0.iter().any(|(shown, _)| shown == id));
+            let printed = ids(printed, length, |id| self.0.iter().any(|(_, is)| is == id));
+            self.0.extend(shown.into_iter().zip(printed));
+        }
+    }
+}
+
+/// UUIDs and hashes of a text that are not known, by their length.
+fn ids(text: &str, length: usize, known: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for word in text.split(|c: char| !c.is_ascii_hexdigit() && c != '-') {
+        let dashes = if length == 36 { 4 } else { 0 };
+        let is_id = word.len() == length && word.matches('-').count() == dashes;
+        if is_id && !known(word) && ids.iter().all(|id| id != word) {
+            ids.push(word.to_owned());
+        }
+    }
+    ids
+}
+
+#[test]
+fn an_id_of_a_page_is_that_of_the_run() {
+    let [a, b] = ["4d34f59a-0190-843a-84d7-4705edfb0508", "a152170f-90aa-8809-95f6-c80fafb9326f"];
+    let (hash, other) = ("0".repeat(64), "1".repeat(64));
+    let mut ids = Ids::default();
+    ids.learn(&format!("{a} is --plan-hash {hash}"), &format!("{{\"id\":\"{b}\"}} {other}"));
+    assert_eq!(
+        ids.here(&format!("gop request show {a} {hash}")),
+        format!("gop request show {b} {other}")
+    );
+    ids.learn(a, &other);
+    assert_eq!(ids.here(a), b);
 }

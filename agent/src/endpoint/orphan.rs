@@ -1,10 +1,14 @@
 //! What a dead agent left running: found again by what was recorded, and killed.
 //!
-//! Invariant: a process is killed only when boot, pid and start time, or the message id in its
-//! environment, say that an agent started it. A pid alone is reused.
+//! Invariant: a process is killed only when boot, pid and start time, or agent and message id in
+//! its environment, say that this agent started it. A pid alone is reused, and of a request or a
+//! broadcast every agent of the host has a message with the same id.
 
 use std::{
+    collections::{BTreeSet, HashSet},
+    ffi::OsStr,
     fs,
+    path::Path,
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -19,6 +23,8 @@ use tracing::warn;
 
 /// Variable in which every program finds the id of its message.
 pub(crate) const MESSAGE_ID: &str = "GOP_MESSAGE_ID";
+/// Variable in which it finds who started it: the data folder, of which every agent has its own.
+pub(crate) const AGENT: &str = "GOP_AGENT";
 /// How long a killed group is waited for.
 const GONE: Duration = Duration::from_secs(5);
 
@@ -56,12 +62,12 @@ pub(crate) fn leader_runs(run: &RunRecord) -> bool {
     leader(run).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
 }
 
-/// The process that an agent started for a message and whose record was never written: the leader
-/// of a group that has the message's id in its environment, and runs. It blocks as
+/// The process that the agent with that data folder started for a message and whose record was
+/// never written: the leader of a group that has both in its environment, and runs. It blocks as
 /// [`group_alive`] does.
-pub(crate) fn leader_for(message_id: &str) -> Option<RunRecord> {
+pub(crate) fn leader_for(agent: &Path, message_id: &str) -> Option<RunRecord> {
     let leads = |stat: &Stat| stat.pid == stat.pgrp && !matches!(stat.state, 'Z' | 'X');
-    let stat = started_for(message_id).find(leads)?;
+    let stat = started_for(agent, |id| id == message_id).find(leads)?;
     Some(RunRecord {
         pid: u32::try_from(stat.pid).ok()?,
         start_time: stat.starttime,
@@ -77,15 +83,19 @@ pub async fn kill_orphan(run: &RunRecord) -> bool {
     spawn_blocking(kill).await.unwrap_or(false)
 }
 
-/// Kills every process group that an agent started for a message, even one whose record was never
-/// written or whose leader has ended, and waits until they are gone. Programs that made a session
-/// of their own are meant to outlive the method and are left. Gives the number of groups killed.
-pub async fn kill_orphans_of(message_id: &MessageId) -> usize {
-    let id = message_id.as_str().to_owned();
+/// Kills every process group that the agent with that data folder started for these messages, even
+/// one whose record was never written or whose leader has ended, and waits until they are gone.
+/// Programs that made a session of their own are meant to outlive the method and are left. It looks
+/// through all processes once, however many messages there are. Gives the number of groups killed.
+pub async fn kill_orphans_of(agent: &Path, messages: &[MessageId]) -> usize {
+    if messages.is_empty() {
+        return 0;
+    }
+    let agent = agent.to_owned();
+    let ids: HashSet<String> = messages.iter().map(ToString::to_string).collect();
     let kill = move || {
-        let mut groups: Vec<i32> = started_for(&id).map(|stat| stat.pgrp).collect();
-        groups.sort_unstable();
-        groups.dedup();
+        let is_one = |id: &OsStr| id.to_str().is_some_and(|id| ids.contains(id));
+        let groups: BTreeSet<i32> = started_for(&agent, is_one).map(|stat| stat.pgrp).collect();
         groups.into_iter().filter(|&group| kill_group(group)).count()
     };
     spawn_blocking(kill).await.unwrap_or(0)
@@ -100,13 +110,17 @@ fn leader(run: &RunRecord) -> Option<Stat> {
     (stat.starttime == run.start_time && stat.pgrp == stat.pid).then_some(stat)
 }
 
-fn started_for(id: &str) -> impl Iterator<Item = Stat> {
+/// The processes of groups that an agent started for messages of which `is_one` holds.
+fn started_for(agent: &Path, is_one: impl Fn(&OsStr) -> bool) -> impl Iterator<Item = Stat> {
     let own = Process::myself().and_then(|process| process.stat()).map_or(0, |stat| stat.pgrp);
     processes().filter_map(move |process| {
         let environment = process.environ().ok()?;
-        let value = environment.get(std::ffi::OsStr::new(MESSAGE_ID))?;
+        let value = |name: &str| environment.get(OsStr::new(name));
+        if value(AGENT)? != agent.as_os_str() || !is_one(value(MESSAGE_ID)?) {
+            return None;
+        }
         let stat = process.stat().ok()?;
-        (value == id && stat.pgrp != own && stat.pgrp != stat.session).then_some(stat)
+        (stat.pgrp != own && stat.pgrp != stat.session).then_some(stat)
     })
 }
 

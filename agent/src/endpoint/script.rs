@@ -24,7 +24,7 @@ use tracing::warn;
 
 use super::{
     Endpoint, Group, base_environment,
-    orphan::{MESSAGE_ID, RunRecord},
+    orphan::{AGENT, MESSAGE_ID, RunRecord},
 };
 use crate::{config::MethodSpec, ports::Reserved};
 
@@ -103,6 +103,7 @@ impl Endpoint {
             .env("GOP_ENDPOINT", self.name())
             .env("GOP_METHOD", &invocation.method)
             .env("GOP_HOME", &home)
+            .env(AGENT, self.data_folder())
             .env(MESSAGE_ID, invocation.message_id.as_str())
             .env(PROGRESS, progress.as_ref().map_or(Path::new(NOBODY), Progress::path))
             .stdin(Stdio::piped())
@@ -130,7 +131,7 @@ impl Endpoint {
 
     /// Where a method says how far it is. Without one it runs all the same.
     async fn progress(&self, told: watch::Sender<String>) -> Option<Progress> {
-        match Progress::open(self.progress_folder(), told).await {
+        match Progress::open(&self.data_folder().join("progress"), told).await {
             Ok(progress) => Some(progress),
             Err(error) => {
                 warn!(%error, "what the method says of its progress is not heard");

@@ -22,7 +22,7 @@ pub(super) enum Work {
 pub(super) enum Ended {
     /// There is no more to do with it.
     Done,
-    /// To be sent again, before all others.
+    /// To be sent again, after all others: what fails with it alone holds back none of them.
     Again,
     /// To be sent again, not before then.
     Later(Instant),
@@ -110,7 +110,7 @@ impl Queue {
         match ended {
             Ended::Again => {
                 slot.answer = true;
-                self.answers.push_front(id);
+                self.answers.push_back(id);
             }
             Ended::Later(due) => {
                 slot.answer = true;
@@ -204,8 +204,8 @@ mod tests {
         let later = now + Duration::from_secs(60);
         queue.ended(id("a"), Ended::Later(later), now);
         queue.ended(id("b"), Ended::Again, now);
+        assert_eq!(text(queue.next(now)), "answer c", "it holds back no other");
         assert_eq!(text(queue.next(now)), "answer b");
-        assert_eq!(text(queue.next(now)), "answer c");
         assert_eq!((text(queue.next(now)).as_str(), queue.due()), ("nothing", Some(later)));
         // One that is put in again while it is on its way is sent again.
         queue.answered(&id("b"));

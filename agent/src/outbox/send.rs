@@ -1,19 +1,20 @@
 //! The task that sends what is in the outbox, until the manager has it.
 //!
 //! Invariant: an answer leaves the store only when the manager has said something of it: that it
-//! took it, that it had one, or that it does not know the request. While the manager is away one
-//! is tried at a time, with growing pauses.
+//! took it, that it had one, or that it does not know the request; or when no manager will ever take
+//! it, which is said aloud. While the manager is away one is tried at a time, with growing pauses.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use goperation::{Error, MessageId, Reason};
+use goperation::{Error, MessageId, Reason, from_timestamp, now_millis, v1::RespondRequest};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    decode,
     queue::{Ended, Work},
     wire_id,
 };
@@ -25,6 +26,8 @@ const PLACES: usize = 4;
 const FLUSH: Duration = Duration::from_secs(2);
 /// How long an answer waits that the manager refuses for a reason of its own.
 const REFUSED: Duration = Duration::from_secs(60);
+/// How long after its message's end an answer is kept that the manager refuses: as the journal.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// How a try ended.
 enum Sent {
@@ -32,8 +35,10 @@ enum Sent {
     Said,
     /// The manager is away.
     Away(Error),
-    /// The manager does not want it as it is; others it may want.
+    /// The manager does not want it now; others it may want.
     Refused(Error),
+    /// Nobody will ever take it as it is.
+    Never(Error),
     /// The store has failed: nothing is known of it any more.
     StoreFailed(Error),
 }
@@ -90,7 +95,9 @@ pub(crate) async fn send(agent: Arc<Agent>, stop: CancellationToken) {
             biased;
             () = stop.cancelled() => break,
             Some((work, sent)) = sending.next(), if !sending.is_empty() => {
-                note(agent, &mut pause, work, sent);
+                if note(agent, &mut pause, work, sent).is_break() {
+                    return;
+                }
             }
             () = agent.outbox.new.notified() => {}
             () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
@@ -106,7 +113,9 @@ pub(crate) async fn send(agent: Arc<Agent>, stop: CancellationToken) {
                 sending.push(try_one(agent, work));
             }
             let Some((work, sent)) = sending.next().await else { break };
-            note(agent, &mut pause, work, sent);
+            if note(agent, &mut pause, work, sent).is_break() {
+                break;
+            }
         }
     };
     if timeout(FLUSH, flush).await.is_err() {
@@ -132,22 +141,27 @@ async fn try_one(agent: &Agent, work: Work) -> ((MessageId, bool), Sent) {
 }
 
 async fn send_answer(agent: &Agent, id: &MessageId) -> Sent {
-    let (bytes, answer) = match agent.outbox.read(id).await {
-        Ok(Some(row)) => row,
+    let bytes = match agent.outbox.read(id).await {
+        Ok(Some(bytes)) => bytes,
         Ok(None) => return Sent::Said,
-        Err(error) if error.reason == Reason::Unavailable => return Sent::StoreFailed(error),
-        Err(error) => return Sent::Refused(error),
+        Err(error) => return Sent::StoreFailed(error),
     };
-    if answer.agent_id == wire_id(agent.manager.agent_id()) {
-        match agent.manager.respond(answer).await {
-            Ok(taken) => debug!(message_id = %id, taken, "the manager has the answer"),
-            Err(error) => match judged(error) {
-                Sent::Said => debug!(message_id = %id, "nobody asks for the answer any more"),
-                other => return other,
-            },
+    match decode(&bytes) {
+        Ok(answer) if answer.agent_id != wire_id(agent.manager.agent_id()) => {
+            let former = answer.agent_id;
+            info!(message_id = %id, agent = former, "an answer of a former identity is dropped");
         }
-    } else {
-        info!(message_id = %id, agent = answer.agent_id, "an answer of a former identity is dropped");
+        Ok(answer) => {
+            let old = is_old(&answer, now_millis());
+            match agent.manager.respond(answer).await.map_err(judged) {
+                Ok(taken) => debug!(message_id = %id, taken, "the manager has the answer"),
+                Err(Sent::Said) => debug!(message_id = %id, "nobody asks for the answer any more"),
+                Err(Sent::Never(error)) => dropped(id, &error),
+                Err(Sent::Refused(error)) if old => dropped(id, &error),
+                Err(other) => return other,
+            }
+        }
+        Err(error) => dropped(id, &error),
     }
     match agent.outbox.forget(id, bytes).await {
         Ok(()) => Sent::Said,
@@ -155,13 +169,23 @@ async fn send_answer(agent: &Agent, id: &MessageId) -> Sent {
     }
 }
 
+fn dropped(id: &MessageId, error: &Error) {
+    error!(message_id = %id, %error, "an answer to a request is dropped: nobody will ever take it");
+}
+
+/// Whether the journal, too, would no longer know of it.
+fn is_old(answer: &RespondRequest, now: u64) -> bool {
+    let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
+    let end = answer.end_time.as_ref().map(from_timestamp);
+    end.is_some_and(|end| end.saturating_add(keep) <= now)
+}
+
 /// What an error of the manager means for what was sent.
 fn judged(error: Error) -> Sent {
     match error.reason {
         Reason::RequestNotFound => Sent::Said,
-        Reason::InvalidArgument
-        | Reason::TooLarge
-        | Reason::AgentNotFound
+        Reason::InvalidArgument | Reason::TooLarge => Sent::Never(error),
+        Reason::AgentNotFound
         | Reason::StateRefused
         | Reason::PermissionDenied
         | Reason::Unauthenticated => Sent::Refused(error),
@@ -169,7 +193,13 @@ fn judged(error: Error) -> Sent {
     }
 }
 
-fn note(agent: &Agent, pause: &mut Pause, (id, is_answer): (MessageId, bool), sent: Sent) {
+/// Breaks when the store has failed: all that waits would fail alike.
+fn note(
+    agent: &Agent,
+    pause: &mut Pause,
+    (id, is_answer): (MessageId, bool),
+    sent: Sent,
+) -> ControlFlow<()> {
     let now = Instant::now();
     let ended = match sent {
         Sent::Said => {
@@ -184,18 +214,25 @@ fn note(agent: &Agent, pause: &mut Pause, (id, is_answer): (MessageId, bool), se
             if is_answer { Ended::Again } else { Ended::Done }
         }
         Sent::Refused(error) => {
-            warn!(message_id = %id, %error, "an answer was not taken");
+            warn!(message_id = %id, %error, "the manager does not take what is said of a request");
             pause.over();
             let wait = REFUSED.mul_f64(rand::rng().random_range(0.5..1.0));
             if is_answer { Ended::Later(now + wait) } else { Ended::Done }
         }
+        // Of an answer: it is dropped by now.
+        Sent::Never(error) => {
+            warn!(message_id = %id, %error, "the manager does not take what is said of a request");
+            pause.over();
+            Ended::Done
+        }
         Sent::StoreFailed(error) => {
             error!(%error, "the outbox cannot be read or written");
             agent.core.failed().cancel();
-            Ended::Done
+            return ControlFlow::Break(());
         }
     };
     agent.outbox.queue().ended(id, ended, now);
+    ControlFlow::Continue(())
 }
 
 #[cfg(test)]
@@ -224,5 +261,29 @@ mod tests {
         );
         pause.over();
         assert_eq!(pause.places(now), PLACES);
+    }
+
+    #[test]
+    fn what_the_manager_refuses_is_kept_for_a_day_and_what_it_never_takes_is_not() {
+        let now = now_millis();
+        let ended = |at| RespondRequest {
+            end_time: Some(goperation::to_timestamp(at)),
+            ..RespondRequest::default()
+        };
+        let day = 24 * 3600 * 1000;
+        assert!(is_old(&ended(now - day), now));
+        assert!(!is_old(&ended(now - day + 1000), now));
+        assert!(!is_old(&RespondRequest::default(), now), "nobody knows its end");
+        for (reason, kept) in [
+            (Reason::RequestNotFound, false),
+            (Reason::InvalidArgument, false),
+            (Reason::TooLarge, false),
+            (Reason::AgentNotFound, true),
+            (Reason::PermissionDenied, true),
+            (Reason::Internal, true),
+        ] {
+            let sent = judged(Error::new(reason, "as the test says"));
+            assert_eq!(matches!(sent, Sent::Refused(_) | Sent::Away(_)), kept, "{reason}");
+        }
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Game {
     pub(crate) dir: TempDir,
     pub(crate) endpoints: Endpoints,
     pub(crate) message_id: MessageId,
+    /// By which the agent's programs are known to be its own.
+    pub(crate) data_dir: PathBuf,
 }
 
 /// `options` go into the method's TOML table.
@@ -44,7 +46,8 @@ pub(crate) fn game(script: &str, options: &str) -> Game {
         "#
     );
     let config = Config::from_toml(Path::new("agent.toml"), &text).unwrap();
-    Game { dir, endpoints: Endpoints::new(&config), message_id: MessageId::generate() }
+    let endpoints = Endpoints::new(&config);
+    Game { dir, endpoints, message_id: MessageId::generate(), data_dir: config.data_dir }
 }
 
 impl Game {

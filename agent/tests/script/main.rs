@@ -88,6 +88,7 @@ async fn arguments_are_not_words_of_a_shell_and_the_environment_is_clean() {
         lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name).collect();
     // PWD is the shell's own.
     let expected = [
+        "GOP_AGENT",
         "GOP_ENDPOINT",
         "GOP_HOME",
         "GOP_MESSAGE_ID",

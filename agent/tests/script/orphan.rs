@@ -9,11 +9,12 @@ use serde_json::json;
 
 use crate::game::{FOREVER, Game, end, game, runs, until};
 
-/// Starts a program as an agent does that then dies without killing it, and gives its record.
+/// Starts a program as the game's agent does, which then dies without killing it, and gives its
+/// record.
 async fn orphan(game: &Game, script: &str) -> (RunRecord, i32) {
     let mut child = std::process::Command::new("/bin/sh");
     child.args(["-c", script]).current_dir(game.dir.path()).process_group(0);
-    child.env("GOP_MESSAGE_ID", game.message_id.as_str());
+    child.env("GOP_AGENT", &game.data_dir).env("GOP_MESSAGE_ID", game.message_id.as_str());
     let child = child.spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -77,10 +78,25 @@ async fn orphans_without_a_record_are_found_by_their_message() {
     let (record, child) = orphan(&game, &format!("{FOREVER} & echo $! >child")).await;
     until("the leader has ended", || !group_alive(&record)).await;
     assert!(!kill_orphan(&record).await);
-    assert_eq!(kill_orphans_of(&MessageId::generate()).await, 0);
+    assert_eq!(kill_orphans_of(&game.data_dir, &[]).await, 0);
+    assert_eq!(kill_orphans_of(&game.data_dir, &[MessageId::generate()]).await, 0);
     assert!(runs(child));
-    assert_eq!(kill_orphans_of(&game.message_id).await, 1);
+    let ids = [MessageId::generate(), game.message_id.clone()];
+    assert_eq!(kill_orphans_of(&game.data_dir, &ids).await, 1);
     assert!(!runs(child));
+}
+
+#[tokio::test]
+async fn what_another_agent_started_for_the_same_message_goes_on() {
+    let one = game("", "");
+    let other = Game { message_id: one.message_id.clone(), ..game("", "") };
+    let script = format!("{FOREVER} & echo $! >child; wait");
+    let (record, own) = orphan(&one, &script).await;
+    let (other_record, others) = orphan(&other, &script).await;
+    assert_eq!(kill_orphans_of(&one.data_dir, std::slice::from_ref(&one.message_id)).await, 1);
+    assert!(!runs(i32::try_from(record.pid).unwrap()) && !runs(own));
+    assert!(runs(i32::try_from(other_record.pid).unwrap()) && runs(others));
+    assert!(kill_orphan(&other_record).await);
 }
 
 #[tokio::test]
@@ -89,7 +105,8 @@ async fn what_made_a_session_of_its_own_is_no_orphan() {
     let script = format!("setsid sh -c 'echo $$ >child; exec {FOREVER}' >/dev/null 2>&1 <&- &");
     let (record, child) = orphan(&game, &script).await;
     until("the leader has ended", || !group_alive(&record)).await;
-    assert_eq!(kill_orphans_of(&game.message_id).await, 0);
+    let id = std::slice::from_ref(&game.message_id);
+    assert_eq!(kill_orphans_of(&game.data_dir, id).await, 0);
     assert!(runs(child));
     end(child);
 }

@@ -9,7 +9,7 @@ use goperation::{
 };
 use goperation_bridge::{Body, Kind, Message, Route};
 use goperation_harness::{Ledger, poll_until};
-use goperation_store::{Options, Row, Scan, SledStore, Store as _};
+use goperation_store::{Options, Row, Scan, SledStore, Store as _, Txn};
 use serde_json::json;
 
 use super::*;
@@ -35,7 +35,8 @@ fn game(fleet: &Fleet, ledger: &Ledger) -> String {
     format!(
         "[endpoints.game.methods]\nplay = {{ program = [{play:?}] }}\n\
          look = {{ program = [{play:?}], read_only = true }}\n\
-         fail = {{ program = [{fail:?}] }}\nwait = {{ program = [{wait:?}] }}\n"
+         fail = {{ program = [{fail:?}] }}\nwait = {{ program = [{wait:?}] }}\n\
+         again = {{ program = [{wait:?}], idempotent = true }}\n"
     )
 }
 
@@ -239,6 +240,8 @@ async fn what_nobody_asks_for_is_dropped_and_what_is_refused_is_kept() {
         ("gone", Reason::RequestNotFound, 0),
         ("kept", Reason::PermissionDenied, 1),
         ("away", Reason::Internal, 1),
+        ("wrong", Reason::InvalidArgument, 0),
+        ("large", Reason::TooLarge, 0),
     ] {
         let agent = clerk.agent(&fleet, id, &toml).await;
         fleet.activate(&agent).await;
@@ -271,6 +274,57 @@ async fn what_the_agents_death_broke_off_is_answered_by_the_next_start() {
     assert_eq!(brief(&answer), (ResponseState::Failed, "INTERRUPTED", -1), "{answer:?}");
     assert_eq!(ledger.lines().len(), 1);
     agent.stop().await;
+    clerk.stop().await;
+    fleet.stop().await;
+}
+
+/// Declared idempotent it is run again, but not after its finish time; then it has been started all
+/// the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_is_not_said_not_to_be_when_its_time_is_over() {
+    let (fleet, ledger) = (Fleet::start(On::Embedded).await, Ledger::create());
+    let clerk = Clerk::start(&fleet).await;
+    let toml = format!("drain = \"100ms\"\n{}", game(&fleet, &ledger));
+    let agent = clerk.agent(&fleet, "h1", &toml).await;
+    fleet.activate(&agent).await;
+    let finish = now_millis() + 10_000;
+    ask(&fleet, &agent, ("game", "again"), "broken", finish).await;
+    ledger.wait_for(1, SOON).await;
+    agent.stop().await;
+    poll_until(SOON, "the finish time", async || now_millis() > finish).await;
+    let agent = clerk.agent(&fleet, "h1", &toml).await;
+    let answer = clerk.answer("broken").await;
+    assert_eq!(brief(&answer), (ResponseState::Failed, "INTERRUPTED", -1), "{answer:?}");
+    assert_eq!(ledger.lines().len(), 1);
+    agent.stop().await;
+    clerk.stop().await;
+    fleet.stop().await;
+}
+
+/// Of a request every agent has a message with the same id, and several may be on one host.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_start_of_one_agent_leaves_alone_what_another_one_runs() {
+    let (fleet, ledger) = (Fleet::start(On::Embedded).await, Ledger::create());
+    let clerk = Clerk::start(&fleet).await;
+    let toml = format!("drain = \"100ms\"\n{}", game(&fleet, &ledger));
+    let (one, other) =
+        (clerk.agent(&fleet, "h1", &toml).await, clerk.agent(&fleet, "h2", &toml).await);
+    for agent in [&one, &other] {
+        fleet.activate(agent).await;
+        ask(&fleet, agent, ("game", "wait"), "both", soon()).await;
+    }
+    ledger.wait_for(2, SOON).await;
+    one.stop().await;
+    let one = clerk.agent(&fleet, "h1", &toml).await;
+    let answer = clerk.answer("both").await;
+    assert_eq!(brief(&answer), (ResponseState::Failed, "INTERRUPTED", -1), "{answer:?}");
+    assert_eq!(answer.agent_id, one.wire_id());
+    fs::write(fleet.path().join("go"), "").unwrap();
+    let answer = clerk.answers("both", 2).await.remove(1);
+    assert_eq!(brief(&answer), (ResponseState::Succeeded, "", 0), "{answer:?}");
+    assert_eq!(answer.agent_id, other.wire_id());
+    one.stop().await;
+    other.stop().await;
     clerk.stop().await;
     fleet.stop().await;
 }
@@ -347,6 +401,67 @@ async fn a_request_for_several_entities_says_what_became_of_each() {
     let answer = clerk.answer("one").await;
     assert_eq!(result(&answer)["result"], json!({"up": true}));
     agent.stop().await;
+    clerk.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_for_more_entities_than_the_bound_is_not_starved_and_what_finds_no_room_says_so() {
+    let (fleet, ledger) = (Fleet::start(On::Embedded).await, Ledger::create());
+    let clerk = Clerk::start(&fleet).await;
+    let toml = format!("max_entity_locks = 2\n{}", game(&fleet, &ledger));
+    let agent = clerk.agent(&fleet, "h1", &toml).await;
+    fleet.activate(&agent).await;
+    for number in 1..=6 {
+        assert_eq!(create_entity(&fleet, &agent).await, number);
+    }
+    let about = |entity: u32| json!({"entity": entity});
+    ask_with(&fleet, &agent, ("game", "wait"), "held", soon(), about(4)).await;
+    ledger.wait_for(1, SOON).await;
+    let all = json!({"entities": "1-3"});
+    ask_with(&fleet, &agent, ("game", "play"), "all", soon(), all).await;
+    let answer = clerk.answer("all").await;
+    assert_eq!(answer.state(), ResponseState::Succeeded, "{answer:?}");
+
+    ask_with(&fleet, &agent, ("game", "wait"), "held-too", soon(), about(5)).await;
+    ledger.wait_for(3, SOON).await;
+    let finish = now_millis() + 10_000;
+    ask_with(&fleet, &agent, ("game", "play"), "one-more", finish, about(6)).await;
+    let answer = clerk.answer("one-more").await;
+    assert_eq!(brief(&answer), (ResponseState::Silent, "LOCKED", -124), "{answer:?}");
+    assert!(answer.message.starts_with("2 entities"), "{answer:?}");
+
+    let many = json!({"entities": "1-10001"});
+    ask_with(&fleet, &agent, ("game", "play"), "many", soon(), many).await;
+    let answer = clerk.answer("many").await;
+    assert_eq!(brief(&answer), (ResponseState::Silent, "INVALID_ARGUMENT", -124), "{answer:?}");
+    assert!(clerk.said("held").iter().all(|said| said.state() < ResponseState::Succeeded));
+    fs::write(fleet.path().join("go"), "").unwrap();
+    clerk.answer("held").await;
+    clerk.answer("held-too").await;
+    assert_eq!(ledger.lines().len(), 3);
+    agent.stop().await;
+    clerk.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_cannot_be_read_is_dropped() {
+    let (fleet, ledger) = (Fleet::start(On::Embedded).await, Ledger::create());
+    let clerk = Clerk::start(&fleet).await;
+    let toml = game(&fleet, &ledger);
+    let agent = clerk.agent(&fleet, "h1", &toml).await;
+    fleet.activate(&agent).await;
+    let work_dir = agent.work_dir.clone();
+    agent.stop().await;
+    let store = SledStore::open(Options::new(work_dir.join(".gop/store"))).unwrap();
+    store.commit(Txn::new().put(b"o/broken".to_vec(), b"\xff\xff".to_vec())).await.unwrap();
+    store.close().await;
+    let agent = clerk.agent(&fleet, "h1", &toml).await;
+    ask(&fleet, &agent, ("game", "play"), "good", soon()).await;
+    clerk.answer("good").await;
+    agent.stop().await;
+    assert_eq!(outbox(&work_dir).await, []);
     clerk.stop().await;
     fleet.stop().await;
 }

@@ -185,7 +185,7 @@ impl Feed {
                     drop(channel);
                     tracing::debug!(%queue, ?end, "no longer consuming");
                 }
-                Err(fault) => match fault.code() {
+                Err(fault) => match fault.code().inspect(|_| session.heard()) {
                     Some(NOT_FOUND) => {
                         tracing::debug!(%queue, %fault, "nothing to consume yet");
                     }

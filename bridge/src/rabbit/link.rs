@@ -7,7 +7,7 @@
 use std::{
     fmt, io,
     pin::pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -59,6 +59,8 @@ pub(super) struct Session {
     /// A second handle of the connection's socket, to shut it when lapin would wait for ever.
     socket: Socket,
     ended: CancellationToken,
+    /// When the broker last said something over it, as far as anybody asked.
+    heard: Mutex<Instant>,
     /// Whether the exchanges that all agents share were declared over this connection.
     pub(super) common: OnceCell<()>,
 }
@@ -72,7 +74,19 @@ impl fmt::Debug for Session {
 impl Session {
     /// A new channel.
     pub(super) async fn channel(&self) -> Result<Channel, Fault> {
-        answered(self.connection.create_channel()).await
+        let channel = answered(self.connection.create_channel()).await?;
+        self.heard();
+        Ok(channel)
+    }
+
+    /// The broker has said something over it.
+    pub(super) fn heard(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long nobody has heard anything over it. A connection that says connected may be dead.
+    pub(super) fn quiet(&self) -> Duration {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
     /// Whether it can be used, as far as this side knows.
@@ -277,7 +291,13 @@ async fn connect(context: &Context, name: &str) -> Result<Session, Fault> {
     let socket = socket.try_clone().map_err(|e| Fault::Other(e.to_string()))?;
     // The session shuts the socket from here on.
     attempt.done = true;
-    Ok(Session { connection, socket, ended: CancellationToken::new(), common: OnceCell::new() })
+    Ok(Session {
+        connection,
+        socket,
+        ended: CancellationToken::new(),
+        heard: Mutex::new(Instant::now()),
+        common: OnceCell::new(),
+    })
 }
 
 #[cfg(test)]

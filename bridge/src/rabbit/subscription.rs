@@ -3,7 +3,10 @@
 //!
 //! Invariant: a subscription goes on, over new connections, until it is dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use goperation::now_millis;
 use lapin::BasicProperties;
@@ -16,6 +19,7 @@ use tokio::{
 use super::{
     Context,
     control::Control,
+    fault::ANSWER,
     feed::{Feed, Nest, Tap, canary_interval},
     layout::{Target, call_key},
     link::{Link, Session},
@@ -116,6 +120,8 @@ struct Running {
 
 impl Running {
     async fn run(&self) {
+        // The connection over which the last canary stayed away.
+        let mut doubted = Weak::new();
         while let Some(session) = self.link.up().await {
             // Dropped with this future when the subscription is.
             let mut tasks = JoinSet::new();
@@ -126,7 +132,9 @@ impl Running {
             match &self.canary {
                 Some(canary) => tokio::select! {
                     () = session.ended() => {}
-                    () = canary.run(&session) => {}
+                    () = canary.run(&session, doubted.as_ptr() == Arc::as_ptr(&session)) => {
+                        doubted = Arc::downgrade(&session);
+                    }
                 },
                 None => session.ended().await,
             }
@@ -151,11 +159,14 @@ struct Canary {
 }
 
 impl Canary {
-    /// Sends canaries while the feeds consume; returns, with a connection of its own torn down, when
-    /// one stays away. Troubles of publishing are not judged: another connection does that.
-    async fn run(&self, session: &Session) {
+    /// Sends canaries while the feeds consume; returns when one stays away, with the connection torn
+    /// down if it is this agent's own. One that is shared may be as good as before for the others:
+    /// it is torn down when it is `doubted` already, or when nobody hears anything over it. Troubles
+    /// of publishing are not judged: another connection does that.
+    async fn run(&self, session: &Session, mut doubted: bool) {
         let short = canary_interval(self.context.config.heartbeat);
         let interval = short * if self.context.config.one_connection { SHARED } else { 1 };
+        let patience = interval.saturating_mul(2);
         // Until the way is proved for the first time.
         let mut proved = false;
         let mut consuming = self.live.consuming();
@@ -166,24 +177,32 @@ impl Canary {
         // The first that is not back yet, and when it left.
         let mut away: Option<(u64, Instant)> = None;
         loop {
-            if consuming.wait_for(|all| *all).await.is_err() {
-                return;
+            // Each try of a feed to consume is heard, or takes as long as the broker has to answer.
+            let silence = patience.max(ANSWER * 3);
+            while !*consuming.borrow_and_update() {
+                tokio::select! {
+                    changed = consuming.changed() => if changed.is_err() { return },
+                    () = sleep(silence.saturating_sub(session.quiet()).max(PAUSE)) => {
+                        if session.quiet() >= silence {
+                            return self.abort(session, "the broker does not answer");
+                        }
+                    }
+                }
             }
-            consuming.mark_unchanged();
             let next = Instant::now() + if proved { interval } else { short };
             number += 1;
             match self.send(number, interval).await {
                 Ok(()) => away = away.or(Some((number, Instant::now()))),
                 Err(PublishError::NoQueue) if *consuming.borrow() => {
-                    self.tear_down(session, "its CALL queue is not bound");
-                    return;
+                    return self.tear_down(session, false, "its CALL queue is not bound");
                 }
                 Err(_) => away = None,
             }
             // Wait for it, until the next one is due or a feed begins anew.
             loop {
                 if away.is_some_and(|(first, _)| self.nest.seen() >= first) {
-                    (away, proved) = (None, true);
+                    (away, proved, doubted) = (None, true, false);
+                    session.heard();
                     self.live.canary(true);
                 }
                 tokio::select! {
@@ -198,22 +217,27 @@ impl Canary {
             if self.nest.stalled() {
                 away = None;
             }
-            if away.is_some_and(|(_, left)| left.elapsed() >= interval.saturating_mul(2)) {
-                self.tear_down(session, "its canary did not come back");
-                return;
+            if away.is_some_and(|(_, left)| left.elapsed() >= patience) {
+                let dead = doubted || session.quiet() >= patience;
+                return self.tear_down(session, dead, "its canary did not come back");
             }
         }
     }
 
-    fn tear_down(&self, session: &Session, why: &str) {
-        self.live.canary(false);
-        if self.context.config.one_connection {
-            // The others consume over it; its own channels are made anew.
-            tracing::warn!(agent = %self.agent, why, "consuming anew");
-        } else {
-            tracing::warn!(agent = %self.agent, why, "rebuilding the connection");
-            session.abort();
+    /// Another agent's connection is left as it is, unless it is dead.
+    fn tear_down(&self, session: &Session, dead: bool, why: &str) {
+        if dead || !self.context.config.one_connection {
+            return self.abort(session, why);
         }
+        self.live.canary(false);
+        // The others consume over it; its own channels are made anew.
+        tracing::warn!(agent = %self.agent, why, "consuming anew");
+    }
+
+    fn abort(&self, session: &Session, why: &str) {
+        self.live.canary(false);
+        tracing::warn!(agent = %self.agent, why, "rebuilding the connection");
+        session.abort();
     }
 
     async fn send(&self, number: u64, life: Duration) -> Result<(), PublishError> {

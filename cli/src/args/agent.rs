@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Facts, RoleConfig, Upgrade};
+use super::{Facts, RoleConfig, Status, Upgrade};
 use crate::parse;
 
 #[derive(Debug, Args)]
@@ -70,8 +70,10 @@ pub(crate) enum AgentCommand {
     Pause(AgentId),
     /// Let a paused agent go on
     Resume(AgentId),
-    /// Run the package command of an agent, which then starts anew; what it runs goes on
-    Upgrade(Upgrade),
+    /// Ask agents how they are, each with its own answer
+    Status(Status),
+    /// Run the package command of agents, which then start anew; what they run goes on
+    Upgrade(Box<Upgrade>),
     /// Delete an agent that has no entities; it exits
     Delete {
         #[command(flatten)]
@@ -84,4 +86,14 @@ pub(crate) enum AgentCommand {
     Clean(AgentId),
     /// Make a deleted agent new: here, on its own data folder
     Adopt(RoleConfig),
+}
+
+impl AgentCommand {
+    /// What the shapes of the words alone do not say, before anybody is asked.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Upgrade(args) => args.what().map(drop),
+            _ => Ok(()),
+        }
+    }
 }

@@ -27,6 +27,11 @@ Ctrl-C ends the view, not the request.
 
 Exit code: 0 when every agent has succeeded, else 1.";
 
+const RESUME: &str = "\
+Agents that were sent to are not sent to again; failures are counted anew.
+
+Exit code: with --watch or --jsonl that of `gop request watch`.";
+
 /// Names one request.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RequestId {
@@ -36,7 +41,7 @@ pub(crate) struct RequestId {
 }
 
 /// Whom a request is for; what is not said is no bound.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Selection {
     /// Every agent, or these numbers
     #[arg(
@@ -67,7 +72,7 @@ pub(crate) struct Selection {
 }
 
 /// How a request goes over its agents.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub(crate) struct Rollout {
     /// Agents of a batch, as `20` or `10%`; all at once when not said
     #[arg(long, value_name = "N|N%", value_parser = parse::share, help_heading = "Roll-out")]
@@ -103,6 +108,20 @@ pub(crate) struct Hooks {
     /// Called after the last answer
     #[arg(long, value_name = "JSON|@FILE", help_heading = "Hooks")]
     pub(crate) post_run: Option<String>,
+}
+
+/// How the end of a request is waited for; without any of it only the end is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Args)]
+pub(crate) struct Follow {
+    /// Show what happens as it happens
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) watch: bool,
+    /// Do not wait for its end
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Print what happens as lines of JSON
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) jsonl: bool,
 }
 
 /// How long a broken stream is tried again.
@@ -144,15 +163,8 @@ pub(crate) struct RunRequest {
     /// Key under which a repeat is safe: it begins nothing and gets the first answer
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) key: String,
-    /// Show what happens as it happens
-    #[arg(long, conflicts_with = "detach")]
-    pub(crate) watch: bool,
-    /// Do not wait for its end
-    #[arg(long)]
-    pub(crate) detach: bool,
-    /// Print what happens as lines of JSON
-    #[arg(long, conflicts_with = "detach")]
-    pub(crate) jsonl: bool,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
     #[command(flatten)]
     pub(crate) patience: Patience,
 }
@@ -200,12 +212,21 @@ pub(crate) enum RequestCommand {
     /// Send to no further agent; what was sent may still run
     Cancel(RequestId),
     /// Go on with a roll-out that has stopped
+    #[command(after_help = RESUME)]
     Resume {
         #[command(flatten)]
         request: RequestId,
         /// The limit from here on, as `2` or `5%`; as before when not said
         #[arg(long = "max-fail", value_name = "N|N%", value_parser = parse::share)]
         max_failures: Option<String>,
+        /// Show what happens from its beginning to its end, as `gop request watch` does
+        #[arg(long)]
+        watch: bool,
+        /// The same as lines of JSON
+        #[arg(long)]
+        jsonl: bool,
+        #[command(flatten)]
+        patience: Patience,
     },
     /// Give up agents that have not answered
     Overtime {

@@ -83,7 +83,7 @@ pub(crate) struct Emulate {
     /// Agents whose methods fail: a number, or a percentage
     #[arg(long, default_value = "0", value_name = "SHARE")]
     pub(crate) fail: Share,
-    /// Agents that never answer, though their methods have their effect
+    /// Agents that do not answer while this process lives, though their methods have their effect
     #[arg(long, default_value = "0", value_name = "SHARE")]
     pub(crate) silent: Share,
     /// Agents that answer late, though their methods have their effect in time

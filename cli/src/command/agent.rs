@@ -1,4 +1,4 @@
-//! `gop agent ls|show|facts|reserve|activate|pause|resume|upgrade|delete|clean`.
+//! `gop agent ls|show|facts|reserve|activate|pause|resume|status|upgrade|delete|clean`.
 
 use goperation::v1::{
     ActivateAgentRequest, Agent, AgentState, CleanAgentRequest, CreateAgentRequest,
@@ -6,9 +6,9 @@ use goperation::v1::{
     ShowAgentRequest,
 };
 
-use super::{facts, upgrade};
+use super::{facts, fleet, upgrade};
 use crate::{
-    args::AgentCommand,
+    args::{AgentCommand, Upgraded},
     client::{Client, PAGE, all_pages},
     error::Error,
     hint::Subject,
@@ -57,7 +57,11 @@ pub(crate) async fn run(
             let answer = known(answer, agent.id)?;
             output.answer(&answer, |a| rows(a.agent.as_slice()))
         }
-        AgentCommand::Upgrade(args) => upgrade::run(client, output, args).await,
+        AgentCommand::Status(args) => fleet::status(client, output, args).await,
+        AgentCommand::Upgrade(args) => match args.what().map_err(Error::Usage)? {
+            Upgraded::One(id, file) => upgrade::run(client, output, id, file, *args).await,
+            Upgraded::Fleet(on, file) => fleet::upgrade(client, output, on, file, *args).await,
+        },
         AgentCommand::Delete { agent, force } => {
             let message = DeleteAgentRequest { id: agent.id, force, ..Default::default() };
             let answer = client.agents().delete_agent(client.request(message)).await;

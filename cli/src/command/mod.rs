@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod endpoint;
 pub(crate) mod entity;
 pub(crate) mod facts;
+pub(crate) mod fleet;
 pub(crate) mod notify;
 pub(crate) mod port;
 pub(crate) mod queue;

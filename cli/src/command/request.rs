@@ -2,7 +2,7 @@
 
 mod feed;
 mod live;
-mod run;
+pub(crate) mod run;
 mod tally;
 mod text;
 mod view;
@@ -53,14 +53,22 @@ pub(crate) async fn run(
             let answer = known(answer, &id)?;
             output.answer(&answer, |a| text::rows(a.request.as_slice()))
         }
-        RequestCommand::Resume { request, max_failures } => {
+        RequestCommand::Resume { request, max_failures, watch, jsonl, patience } => {
             let id = request.id;
             let message = ResumeRequestRequest { id: id.clone(), max_failures };
             let answer = client.requests().resume_request(client.request(message)).await;
             let answer = known(answer, &id)?;
-            output.answer(&answer, |a| {
-                text::rows(a.request.as_slice()) + &format!("`gop request watch {id}` shows it\n")
-            })
+            match answer.request {
+                Some(request) if watch || jsonl => {
+                    let (form, cursor) = (Form::of_watch(output, jsonl), String::new());
+                    let asked = Asked { form, cursor, follow: false, wait: patience.wait };
+                    watch::watch(client, request, asked).await
+                }
+                _ => output.answer(&answer, |a| {
+                    let shows = format!("`gop request watch {id}` shows it\n");
+                    text::rows(a.request.as_slice()) + &shows
+                }),
+            }
         }
         RequestCommand::Overtime { request, agents } => {
             let id = request.id;
@@ -107,7 +115,13 @@ async fn list(client: &Client, output: Output, filter: String, limit: i32) -> Re
     })
 }
 
-async fn responses(client: &Client, output: Output, id: &str, filter: &str) -> Result<(), Error> {
+/// Lists what became of each agent.
+pub(crate) async fn responses(
+    client: &Client,
+    output: Output,
+    id: &str,
+    filter: &str,
+) -> Result<(), Error> {
     let answer = all_pages(|page_token| {
         let request = client.request(IndexResponsesRequest {
             id: id.to_owned(),

@@ -1,4 +1,4 @@
-//! `gop agent upgrade`.
+//! `gop agent upgrade` of one agent.
 
 use goperation::{
     MessageId, now_millis, to_timestamp,
@@ -15,15 +15,21 @@ use crate::{
 };
 
 /// Upgrades an agent and waits for its end.
-pub(crate) async fn run(client: &Client, output: Output, args: Upgrade) -> Result<(), Error> {
+pub(crate) async fn run(
+    client: &Client,
+    output: Output,
+    agent: i32,
+    file: String,
+    args: Upgrade,
+) -> Result<(), Error> {
     let id = MessageId::given_or_new("--message-id", &args.message_id)
         .map_err(|error| Error::Usage(error.message))?;
     let finish = args.finish.map(|finish| {
         to_timestamp(now_millis().saturating_add(u64::try_from(finish.as_millis()).unwrap_or(0)))
     });
     let mut request = Request::new(UpgradeAgentRequest {
-        id: args.agent.id,
-        file: args.file,
+        id: agent,
+        file,
         message_id: id.to_string(),
         finish_time: finish,
     });
@@ -32,7 +38,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Upgrade) -> Resul
         let mut error = goperation::Error::from_status(&status);
         // Cut off on the way, it does not say under which id a repeat is safe.
         error.metadata.entry("message_id".to_owned()).or_insert_with(|| id.to_string());
-        let subject = Subject::agent(args.agent.id);
+        let subject = Subject::agent(agent);
         Error::from(error).about(&Subject { repeat: Repeat::MessageId, ..subject })
     })?;
     output.answer(&answer.into_inner(), |a| a.upgrade.as_ref().map(details).unwrap_or_default())

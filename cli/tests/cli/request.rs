@@ -94,6 +94,66 @@ fn a_plan_is_run_as_it_was_seen_and_a_key_begins_once() {
 }
 
 #[test]
+fn a_roll_out_that_stopped_is_resumed_and_watched() {
+    let dev = Dev::start(&["--agents", "3"]);
+    dev.ok(&["agent", "activate", "2"]);
+    dev.ok(&["agent", "activate", "3"]);
+    // The canary is UNACTIVE and refuses: nobody else is sent to.
+    let batches = ["--on", "all", "--canary", "1", "--batch", "1", "--max-fail", "0"];
+    let stopped = dev.fails(&[&ECHO[..], &batches].concat());
+    let id = stopped.split('`').nth(1).and_then(|hint| hint.split(' ').nth(3)).expect(&stopped);
+    assert!(stopped.contains("1 silent, 2 not sent\nhint: `gop request resume "), "{stopped}");
+
+    let resumed = dev.run(&["request", "resume", id, "--watch"]);
+    let lines = text(&resumed.stdout);
+    assert_eq!(resumed.status.code(), Some(1), "{lines}");
+    for line in ["STOPPED, 1 silent, 2 not sent", "2 dev2  SUCCEEDED", "3 dev3  SUCCEEDED"] {
+        assert!(lines.contains(line), "{line}\n{lines}");
+    }
+    assert!(lines.contains("3 agents, 2 succeeded, 1 silent"), "{lines}");
+    for verb in ["resume", "cancel"] {
+        let over = dev.fails(&["request", verb, id]);
+        assert!(over.contains("(STATE_REFUSED)\nhint: it is over: `gop request show"), "{over}");
+    }
+    dev.stop(Signal::TERM);
+}
+
+#[test]
+fn many_agents_are_asked_and_upgraded_as_requests() {
+    let dev = Dev::start(&["--agents", "2"]);
+    let status = dev.ok(&["agent", "status", "--on", "all"]);
+    assert!(status.contains("2 agents, 2 succeeded"), "{status}");
+    for host in ["dev1", "dev2"] {
+        let mut lines = status.lines();
+        let line = lines.find(|line| line.contains(host)).unwrap_or_else(|| panic!("{status}"));
+        assert!(line.contains("SUCCEEDED"), "{line}");
+    }
+    let answers = dev.run(&["agent", "status", "--on", "1", "--jsonl"]);
+    let answers = events(&text(&answers.stdout));
+    let result = answers.iter().find_map(|event| event["agent"]["result"]["state"].as_str());
+    assert_eq!(result, Some("UNACTIVE"), "{answers:?}");
+
+    let upgrade = ["agent", "upgrade", "--on", "all", "next.rpm", "--canary", "1"];
+    let plan = dev.json(&[&upgrade[..], &["--plan"]].concat());
+    assert_eq!(plan["ready"], 2, "{plan}");
+    let hash = plan["hash"].as_str().unwrap();
+    let keyed = [&upgrade[..], &["--plan-hash", hash, "--key", "up"]].concat();
+    let told = dev.ok(&[&keyed[..], &["--watch"]].concat());
+    for line in ["1 dev1  SUCCEEDED", "2 dev2  SUCCEEDED", "2 agents, 2 succeeded"] {
+        assert!(told.contains(line), "{line}\n{told}");
+    }
+    let again = dev.json(&[&keyed[..], &["--detach"]].concat());
+    assert!(told.contains(again["request"]["id"].as_str().unwrap()), "{again}\n{told}");
+    for agent in ["1", "2"] {
+        let shown = dev.ok(&["agent", "show", agent]);
+        assert!(shown.contains("SUCCEEDED next.rpm"), "{shown}");
+    }
+    let nobody = dev.fails(&["agent", "status", "--on", "1-9"]);
+    assert!(nobody.contains("(AGENT_NOT_FOUND)\nhint: `gop agent ls --all`"), "{nobody}");
+    dev.stop(Signal::TERM);
+}
+
+#[test]
 fn whoever_leaves_is_told_how_to_go_on() {
     let dev = Dev::start(&[]);
     dev.ok(&["agent", "activate", "1"]);

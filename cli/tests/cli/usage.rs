@@ -50,6 +50,10 @@ fn wrong_usage_is_two() {
         &["request", "run", "echo", "--on", "all", "--plan", "--watch"],
         &["request", "run", "echo", "--on", "all", "--detach", "--jsonl"],
         &["request", "watch"],
+        &["agent", "upgrade"],
+        &["agent", "upgrade", "1", "next.rpm", "--canary", "1"],
+        &["agent", "upgrade", "--on", "all", "1", "next.rpm"],
+        &["agent", "status"],
         &["request", "ls", "-n", "1001"],
     ] {
         let (code, said) = refused(args);

@@ -11,10 +11,11 @@ use super::duration;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequestsConfig {
-    /// How long a request that has ended is kept: `30d`, from a minute to ten years.
+    /// How long a request is kept after its end: `30d`, from a minute to ten years.
     #[serde(deserialize_with = "duration")]
     pub keep: Duration,
-    /// Most requests that are kept: 100000. Of more, the oldest that have ended go.
+    /// Most requests that are kept: 100000. Of more, the oldest that have ended go; and when so
+    /// many have not ended, a further one is refused.
     pub most: u32,
     /// How many agents run a method at a time, over all requests: `{ upgrade_agent = 10 }`. Methods
     /// that are not named have no such bound.
@@ -29,7 +30,7 @@ pub struct RequestsConfig {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HooksConfig {
-    /// Whether a hook may call loopback, link-local and private addresses.
+    /// Whether a hook may call loopback and link-local addresses.
     pub allow_local: bool,
 }
 

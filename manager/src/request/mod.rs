@@ -3,8 +3,8 @@
 //!
 //! A request is begun by `create`, from agents that `select` chooses, `expect` judges and
 //! `rollout` puts into batches. From then on it has one owner, its `run` (which `registry` finds
-//! or makes): whatever happens to the request is an ask to it, and it alone writes the record,
-//! the rows and the events. `rows` is what it knows, `deliver` sends, `hook` calls, `silence` says
+//! or makes, and `keep` takes up again when it broke off): whatever happens to the request is an ask
+//! to it, and it alone writes the record, the rows and the events. `rows` is what it knows, `deliver` sends, `hook` calls, `silence` says
 //! why somebody has not answered. `feed` tells watchers (`watch`) how far the events are.
 //!
 //! Invariant: what an asker is told, and what a watcher sees, is durable.
@@ -16,6 +16,7 @@ mod expect;
 mod feed;
 mod hook;
 mod index;
+mod keep;
 mod plan;
 mod purge;
 mod registry;

@@ -18,12 +18,20 @@ impl App {
     /// # Errors
     /// `REQUEST_NOT_FOUND`, and `STATE_REFUSED` while it has not ended.
     pub(crate) async fn remove_request(&self, id: &str) -> Result<()> {
+        self.remove_ended(id, u64::MAX).await.map(drop)
+    }
+
+    /// Removes a request that has ended, if that was not after `until`; says whether it did.
+    async fn remove_ended(&self, id: &str, until: u64) -> Result<bool> {
         let mut tx = self.db.begin();
         loop {
             let record: RequestRecord =
                 tx.get(keys::request(id)).await?.ok_or_else(|| check::no_request(id))?;
             if !record.has_ended() {
                 return Err(not_ended(&record));
+            }
+            if record.end_time > until {
+                return Ok(false);
             }
             tx.delete(keys::request(id));
             tx.delete(keys::request_time(record.request_time, id));
@@ -36,7 +44,8 @@ impl App {
                 break;
             }
         }
-        self.drop_rows(keys::request_expiry(0, id), id).await
+        self.drop_rows(keys::request_expiry(0, id), id).await?;
+        Ok(true)
     }
 
     /// Drops rows whose time is over, and what is left of removed requests.
@@ -79,7 +88,7 @@ impl App {
         Ok(())
     }
 
-    /// Removes requests that are too old, and of too many the oldest.
+    /// Removes requests that have ended too long ago, and of too many the oldest.
     pub(crate) async fn drop_old_requests(&self, now: u64) -> Result<()> {
         let rules = &self.request_rules;
         let keep = u64::try_from(rules.keep.as_millis()).unwrap_or(u64::MAX);
@@ -88,12 +97,15 @@ impl App {
         let mut too_many = all.len().saturating_sub(most);
         for key in all {
             let Some((time, id)) = keys::after_time(keys::REQUESTS_BY_TIME, &key) else { continue };
-            let too_old = time.saturating_add(keep) <= now;
-            if !too_old && too_many == 0 {
-                break;
-            }
-            match self.remove_request(&String::from_utf8_lossy(id)).await {
-                Ok(()) => too_many = too_many.saturating_sub(1),
+            // A younger one has not ended longer ago.
+            let until = match now.checked_sub(keep) {
+                _ if too_many > 0 => u64::MAX,
+                Some(until) if time <= until => until,
+                _ => break,
+            };
+            match self.remove_ended(&String::from_utf8_lossy(id), until).await {
+                Ok(true) => too_many = too_many.saturating_sub(1),
+                Ok(false) => {}
                 // Still running, or removed by somebody else.
                 Err(error) if is_no_matter(error.reason) => {}
                 Err(error) => return Err(error),

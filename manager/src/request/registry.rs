@@ -4,7 +4,7 @@
 //! the one before has ended, from what is on record then.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -19,8 +19,9 @@ use super::{
     Ask, Question, Told,
     cap::Caps,
     feed::{Feed, Feeds},
+    keep::Keep,
     rows::Rows,
-    run::{self, Run},
+    run,
 };
 use crate::{
     app::{App, Turns},
@@ -33,6 +34,8 @@ use crate::{
 
 /// Asks that wait for a run.
 const WAITING: usize = 1024;
+/// When there may be room for another request.
+const ROOM: Duration = Duration::from_secs(10);
 /// How long it may take until a request is in memory.
 const LOAD: Duration = Duration::from_secs(10);
 
@@ -42,6 +45,9 @@ pub(crate) struct Requests {
     runs: Mutex<HashMap<String, Entry>>,
     feeds: Feeds,
     caps: Caps,
+    /// Those that have not ended; never more than are kept, but for what a start takes up.
+    open: Mutex<HashSet<String>>,
+    most: usize,
     /// Whose turn it is to make the run of a request.
     turns: Turns,
     tasks: TaskTracker,
@@ -68,6 +74,8 @@ impl Requests {
             runs: Mutex::default(),
             feeds: Feeds::default(),
             caps: Caps::new(&rules.max_running),
+            open: Mutex::default(),
+            most: usize::try_from(rules.most).unwrap_or(usize::MAX),
             turns: Turns::default(),
             tasks: TaskTracker::new(),
         }
@@ -75,6 +83,25 @@ impl Requests {
 
     fn runs(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a new one, if there is room for it.
+    fn admit(&self, id: &str) -> Result<()> {
+        let mut open = self.open();
+        if open.len() >= self.most && !open.contains(id) {
+            return Err(too_many(self.most));
+        }
+        open.insert(id.to_owned());
+        Ok(())
+    }
+
+    /// Counts one no more: it has ended, or is not on record.
+    pub(super) fn has_ended(&self, id: &str) {
+        self.open().remove(id);
     }
 
     fn entry(&self, id: &str) -> Option<Entry> {
@@ -134,14 +161,19 @@ impl App {
         rows.begin(now_millis());
         let changes = rows.take();
         let record = rows.record().clone();
-        if tx.has(keys::request(&id)).await? {
-            return Err(busy());
-        }
-        run::put(&mut tx, &record, changes.iter());
-        tx.mark(keys::request_time(record.request_time, &id));
-        tx.mark(keys::request_open(&id));
-        if !tx.commit().await? {
-            return Err(busy());
+        self.requests.admit(&id)?;
+        let stored = async {
+            if tx.has(keys::request(&id)).await? {
+                return Err(busy());
+            }
+            run::put(&mut tx, &record, changes.iter());
+            tx.mark(keys::request_time(record.request_time, &id));
+            tx.mark(keys::request_open(&id));
+            if tx.commit().await? { Ok(()) } else { Err(busy()) }
+        };
+        if let Err(error) = stored.await {
+            self.requests.has_ended(&id);
+            return Err(error);
         }
         self.spawn_run(rows);
         Ok(record)
@@ -184,7 +216,7 @@ impl App {
         Ok(self.spawn_run(rows))
     }
 
-    async fn load_request(&self, id: &str) -> Result<Rows> {
+    pub(super) async fn load_request(&self, id: &str) -> Result<Rows> {
         let record: Option<RequestRecord> = self.db.get(keys::request(id)).await?;
         let record = record.ok_or_else(|| check::no_request(id))?;
         let rows = self.db.all::<RowRecord>(keys::rows_of(id)).await?;
@@ -193,26 +225,28 @@ impl App {
 
     /// Only for whoever has the turn of the request, or before anybody can ask.
     fn spawn_run(self: &Arc<Self>, rows: Rows) -> mpsc::Sender<Question> {
-        let (run, asks) = self.make_run(rows);
+        let id = rows.record().id.clone();
+        let (run, asks) = self.make_run(id, Some(rows));
         self.requests.tasks.spawn(run);
         asks
     }
 
+    /// Without rows they are loaded.
     fn make_run(
         self: &Arc<Self>,
-        rows: Rows,
+        id: String,
+        rows: Option<Rows>,
     ) -> (impl Future<Output = ()> + Send + use<>, mpsc::Sender<Question>) {
-        let id = rows.record().id.clone();
         let (asks, inbox) = mpsc::channel(WAITING);
         let gone = CancellationToken::new();
         self.requests.runs().insert(id.clone(), Entry { asks: asks.clone(), gone: gone.clone() });
         let span = tracing::info_span!("request", request = %id);
+        let keep = Keep::new(self.clone(), id.clone(), rows, inbox);
         let seat = Seat { app: self.clone(), id, gone };
-        let run = Run::new(self.clone(), rows, inbox);
         let run = async move {
             // Dropped last: when the place is free, nothing of the run goes on.
             let _seat = seat;
-            run.run().await;
+            keep.run().await;
         };
         (run.instrument(span), asks)
     }
@@ -222,11 +256,17 @@ impl App {
         let mut runs = Vec::new();
         for key in self.db.keys(keys::REQUESTS_OPEN.to_vec()).await? {
             let Some(id) = key.strip_prefix(keys::REQUESTS_OPEN) else { continue };
-            let id = String::from_utf8_lossy(id);
-            match self.load_request(&id).await {
-                Ok(rows) => runs.push(self.make_run(rows).0),
-                Err(error) => tracing::error!(request = %id, %error, "failed to take up a request"),
-            }
+            let id = String::from_utf8_lossy(id).into_owned();
+            let rows = match self.load_request(&id).await {
+                Ok(rows) => Some(rows),
+                Err(error) => {
+                    tracing::error!(request = %id, %error, "failed to take up a request");
+                    None
+                }
+            };
+            self.requests.open().insert(id.clone());
+            // One that cannot be read now is tried again.
+            runs.push(self.make_run(id, rows).0);
         }
         // All are counted by now, so none begins what another one already fills.
         for run in runs {
@@ -241,7 +281,15 @@ fn busy() -> Error {
         .with_retry_after(Duration::from_secs(1))
 }
 
-fn stopping() -> Error {
+fn too_many(most: usize) -> Error {
+    let what = format!(
+        "{most} requests have not ended, and requests.most allows no more: wait for the end of \
+         one, or cancel one that is RUNNING or STOPPED"
+    );
+    Error::new(Reason::RateLimited, what).with("most", most).with_retry_after(ROOM)
+}
+
+pub(super) fn stopping() -> Error {
     Error::new(
         Reason::Unavailable,
         "the manager broke off; ask again, or look at the request, when it is back",

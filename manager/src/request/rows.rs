@@ -38,6 +38,8 @@ pub(super) struct Rows {
     record: RequestRecord,
     rows: BTreeMap<u32, RowRecord>,
     tally: Tally,
+    /// The first batch that anybody is in.
+    first: Option<u32>,
     /// Rows that are to be written.
     changed: BTreeSet<u32>,
     /// The record is to be written.
@@ -52,6 +54,7 @@ impl Rows {
             record,
             rows: BTreeMap::new(),
             tally: Tally::default(),
+            first: rows.iter().map(|row| row.batch).min(),
             changed: BTreeSet::new(),
             touched: false,
             events: Vec::new(),
@@ -63,7 +66,11 @@ impl Rows {
             this.tally.enter(&row);
             this.rows.insert(row.agent, row);
         }
-        this.record.counts = Some(this.tally.counts());
+        // Of rows that were dropped since the end, the record alone knows the totals.
+        let kept = this.record.counts.is_none_or(|was| was.agents == this.tally.counts().agents);
+        if kept || !this.record.has_ended() {
+            this.record.counts = Some(this.tally.counts());
+        }
         this
     }
 
@@ -102,9 +109,7 @@ impl Rows {
 
     /// Whether the first batch was sent.
     pub(super) fn first_batch_was_sent(&self) -> bool {
-        let first = self.rows.values().map(|row| row.batch).min();
-        let mut batch = self.rows.values().filter(|row| Some(row.batch) == first);
-        self.tally.has_begun() && batch.all(|row| row.state() != ResponseState::Pending)
+        self.tally.has_begun() && self.first.is_none_or(|batch| self.tally.was_sent(batch))
     }
 
     /// Nothing more is sent.
@@ -159,9 +164,11 @@ impl Rows {
 
     /// Agents without a final answer, of those that are named.
     pub(super) fn unanswered(&self, among: Option<&Ranges>) -> Vec<u32> {
-        let named = |agent: u32| among.is_none_or(|among| among.contains(agent));
-        let open = self.rows.values().filter(|row| !row.is_final() && named(row.agent));
-        open.map(|row| row.agent).collect()
+        let open = self.tally.out().map(|(_, agent)| agent).chain(self.tally.unsent());
+        let mut open: Vec<_> =
+            open.filter(|&agent| among.is_none_or(|among| among.contains(agent))).collect();
+        open.sort_unstable();
+        open
     }
 
     /// Agents whose deadline has passed.
@@ -184,15 +191,15 @@ impl Rows {
         });
     }
 
-    /// Stops at the limit of failures, if it is passed and there is something to stop; and after a
-    /// cancel skips what is not sent.
-    pub(super) fn settle(&mut self, now: u64) {
+    /// Stops at the limit of failures, if it is passed and there is something to stop: somebody is
+    /// not sent to, or `waiting` to be sent to again. After a cancel skips what is not sent.
+    pub(super) fn settle(&mut self, waiting: bool, now: u64) {
         if self.record.cancelled {
             self.skip(now);
         }
         let passed = self.record.max_failures.is_some_and(|most| self.record.failures > most);
         let running = self.record.state() == RequestState::Running && !self.record.cancelled;
-        if passed && running && self.tally.unsent().next().is_some() {
+        if passed && running && (waiting || self.tally.unsent().next().is_some()) {
             self.record.set_state(RequestState::Stopped);
             self.tell(now, false);
         }
@@ -205,7 +212,7 @@ impl Rows {
         }
         // A batch goes when the one before has ended.
         let Some(batch) = self.tally.batch() else { return 0 };
-        let ready = self.tally.unsent_of(batch).count();
+        let ready = self.tally.ready_of(batch);
         if ready == 0 {
             return 0;
         }
@@ -274,14 +281,16 @@ impl Rows {
         }
     }
 
+    /// Whether it is known that an agent was not sent to.
+    pub(super) fn is_unsent(&self, agent: u32) -> bool {
+        self.rows.get(&agent).is_some_and(|row| {
+            row.state() == ResponseState::Pending && row.reason != Reason::OutcomeUnknown.as_str()
+        })
+    }
+
     /// Takes back that an agent is to be sent to, as long as it is known that it was not.
     pub(super) fn recall(&mut self, agent: u32) {
-        let known = |row: &RowRecord| {
-            row.state() == ResponseState::Pending
-                && row.sending
-                && row.reason != Reason::OutcomeUnknown.as_str()
-        };
-        if self.rows.get(&agent).is_some_and(known) {
+        if self.is_unsent(agent) && self.rows.get(&agent).is_some_and(|row| row.sending) {
             self.update(agent, |row| {
                 row.sending = false;
                 (row.send_time, row.finish_time, row.deadline) = (0, 0, 0);

@@ -4,7 +4,7 @@
 //! Invariant: a round is taken whole: what was asked and what has happened changes the rows in
 //! memory, then one transaction writes rows, events and record, and only then is anybody answered
 //! or told. Nothing is sent before it is on record that it will be. Ended anywhere, the run is
-//! taken up from the record.
+//! taken up from the record; `keep` does so when it broke off.
 
 mod begun;
 
@@ -16,7 +16,8 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use goperation::{Error, Reason, Result, now_millis};
+use goperation::{Error, Reason, Result, now_millis, v1::ResponseState};
+use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -36,11 +37,13 @@ use crate::{
     check,
     db::Tx,
     keys,
-    record::{AgentRecord, RequestRecord},
+    record::{AgentRecord, RequestRecord, RowRecord},
 };
 
 /// Asks that are taken at once.
 const ROUND: usize = 256;
+/// So large, in bytes, what they say may get before the others wait for the next round.
+const ROUND_BYTES: usize = 4 << 20;
 /// Agents whose sending is begun at once, unless one broadcast may do for all.
 const SLICE: usize = 512;
 /// So few are looked up one by one.
@@ -64,10 +67,10 @@ enum Reply {
 }
 
 /// A request that is run.
-pub(super) struct Run {
+pub(super) struct Run<'a> {
     app: Arc<App>,
     rows: Rows,
-    asks: mpsc::Receiver<Question>,
+    asks: &'a mut mpsc::Receiver<Question>,
     feed: Feed,
     share: Share,
     /// There was no room for all that could go.
@@ -81,6 +84,8 @@ pub(super) struct Run {
     again_at: u64,
     tries: u32,
     sending: Option<BoxFuture<'static, Vec<(u32, Sent)>>>,
+    /// Whom that is for.
+    posted: BTreeSet<u32>,
     hook: Option<BoxFuture<'static, (When, Result<(), String>)>>,
     /// How many agents a broadcast would reach, when that is known.
     fleet: Option<usize>,
@@ -88,11 +93,15 @@ pub(super) struct Run {
     asked: Instant,
 }
 
-impl Run {
-    pub(super) fn new(app: Arc<App>, rows: Rows, asks: mpsc::Receiver<Question>) -> Self {
-        let record = rows.record();
-        let feed = app.requests.feed(&record.id);
-        let share = app.requests.caps().share(&record.method, rows.running());
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        app: Arc<App>,
+        rows: Rows,
+        mut share: Share,
+        asks: &'a mut mpsc::Receiver<Question>,
+    ) -> Self {
+        let feed = app.requests.feed(&rows.record().id);
+        share.set(rows.running());
         Self {
             feed,
             share,
@@ -103,6 +112,7 @@ impl Run {
             again_at: 0,
             tries: 0,
             sending: None,
+            posted: BTreeSet::new(),
             hook: None,
             fleet: None,
             asked: Instant::now(),
@@ -112,19 +122,13 @@ impl Run {
         }
     }
 
-    /// Runs it until it has ended and nobody asks any more, or the manager stops.
-    pub(super) async fn run(mut self) {
-        let stop = self.app.stop.clone();
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            result = self.work() => if let Err(error) = result {
-                tracing::error!(%error, "the run of a request broke off");
-            }
-        }
+    /// Its share of the bound over the fleet, for whoever takes it up again.
+    pub(super) fn into_share(self) -> Share {
+        self.share
     }
 
-    async fn work(&mut self) -> Result<()> {
+    /// Runs it until it has ended and nobody asks any more. It may be dropped anywhere.
+    pub(super) async fn run(&mut self) -> Result<()> {
         self.take_up();
         let mut questions = Vec::with_capacity(ROUND);
         loop {
@@ -141,7 +145,7 @@ impl Run {
     fn take_up(&mut self) {
         let unsure = Error::new(
             Reason::OutcomeUnknown,
-            "it was being sent when the manager ended, and whether it was is not known",
+            "it was being sent when the manager broke off, and whether it was is not known",
         );
         self.to_send = self.rows.being_sent().map(|row| row.agent).collect();
         for &agent in &self.to_send {
@@ -155,8 +159,9 @@ impl Run {
 
     async fn round(&mut self, questions: &mut Vec<Question>) -> Result<()> {
         let now = now_millis();
-        let mut replies: Vec<(Answer, Reply)> = Vec::with_capacity(questions.len());
-        for Question { ask, answer } in questions.drain(..) {
+        let count = fitting(questions);
+        let mut replies: Vec<(Answer, Reply)> = Vec::with_capacity(count);
+        for Question { ask, answer } in questions.drain(..count) {
             let reply = self.take(ask, now).await.unwrap_or_else(Reply::Refused);
             replies.push((answer, reply));
         }
@@ -197,7 +202,12 @@ impl Run {
         match ask {
             Ask::Respond(_) => {}
             Ask::Cancel => self.rows.cancel(now)?,
-            Ask::Resume { max_failures } => self.rows.resume(max_failures, now)?,
+            Ask::Resume { max_failures } => {
+                self.rows.resume(max_failures, now)?;
+                // Of whom it is not known whether they were sent to, they are sent to again.
+                let doubtful = self.rows.being_sent().map(|row| row.agent);
+                self.to_send.extend(doubtful.filter(|agent| !self.posted.contains(agent)));
+            }
             Ask::Overtime(among) => {
                 self.give_up(self.rows.unanswered(among.as_ref()), now).await?;
             }
@@ -216,7 +226,14 @@ impl Run {
             // Also before its first renewal since the manager's start it may be there.
             let online = !self.app.leases.is_over(agent);
             let namespace = &self.rows.record().namespace;
-            let (reason, why) = silence(row, namespace, records.get(&agent), online);
+            let agent_record = records.get(&agent);
+            let (reason, why) = if self.posted.contains(&agent) && !row.reason.is_empty() {
+                // What is known is of the try before.
+                let row = RowRecord { reason: String::new(), ..row.clone() };
+                silence(&row, namespace, agent_record, online)
+            } else {
+                silence(row, namespace, agent_record, online)
+            };
             self.rows.give_up(agent, reason, why, now);
         }
         Ok(())
@@ -224,9 +241,11 @@ impl Run {
 
     /// What follows from where it is now.
     async fn proceed(&mut self, now: u64) -> Result<()> {
-        self.rows.settle(now);
+        let mut waiting = self.to_send.iter().chain(&self.again);
+        let waiting = waiting.any(|&agent| self.rows.row(agent).is_some_and(|row| waits(row, now)));
+        self.rows.settle(waiting, now);
         if self.rows.is_held() && self.recall() {
-            self.rows.settle(now);
+            self.rows.settle(false, now);
         }
         self.share.set(self.rows.running());
         if self.hook.is_none() && self.next_hook().is_none() && self.rows.is_over() {
@@ -298,12 +317,18 @@ impl Run {
                 break;
             }
         }
+        if record.has_ended() {
+            self.app.requests.has_ended(&record.id);
+        }
         self.feed.publish(record.last_event);
         Ok(())
     }
 
     /// Waits until there is something to do. `false`: it has ended, and nobody asks.
     async fn wait(&mut self, questions: &mut Vec<Question>) -> bool {
+        if !questions.is_empty() {
+            return true;
+        }
         let now = now_millis();
         let wake = self.wake(now);
         let short = self.short;
@@ -336,6 +361,25 @@ impl Run {
             None => LOOK,
         }
     }
+}
+
+/// Whether an agent may still be sent to, or again.
+fn waits(row: &RowRecord, now: u64) -> bool {
+    row.state() == ResponseState::Pending && row.sending && row.finish_time > now
+}
+
+/// How many of the asks a round takes; one at least, if there is one.
+fn fitting(questions: &[Question]) -> usize {
+    let mut bytes = 0;
+    let fits = |question: &&Question| {
+        let room = bytes < ROUND_BYTES;
+        bytes += match &question.ask {
+            Ask::Respond(q) => q.encoded_len(),
+            Ask::Cancel | Ask::Resume { .. } | Ask::Overtime(_) => 0,
+        };
+        room
+    };
+    questions.iter().take_while(fits).count()
 }
 
 async fn still_there(app: &App, id: &str) -> Result<()> {

@@ -30,7 +30,7 @@ const NAMED: usize = 64;
 #[derive(Debug, Clone)]
 pub(super) struct Chosen {
     pub(super) agent: AgentRecord,
-    /// Whether its lease is held.
+    /// Whether it may be there: nobody knows yet that its lease is over.
     pub(super) online: bool,
     /// Its entities, when entities are selected.
     pub(super) entities: Option<Ranges>,
@@ -195,7 +195,8 @@ impl App {
         for (_, agent) in self.db.all::<AgentRecord>(keys::AGENTS.to_vec()).await? {
             let entities = counts.get(&agent.id).copied().unwrap_or_default();
             let host = Host {
-                online: self.leases.seen(agent.id).is_some_and(|seen| seen.online),
+                // Also before its first renewal since the manager's start it may be there.
+                online: !self.leases.is_over(agent.id),
                 entities: u32::try_from(entities).unwrap_or(u32::MAX),
                 agent,
             };

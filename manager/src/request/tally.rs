@@ -15,12 +15,16 @@ pub(super) struct Tally {
     counts: RequestCounts,
     /// Not sent to yet, in the order of sending: by batch and number.
     unsent: BTreeSet<(u32, u32)>,
+    /// How many of them each batch has.
+    ready: BTreeMap<u32, usize>,
     /// Sent to or being sent to, by deadline.
     out: BTreeSet<(u64, u32)>,
     /// Rows of each batch that are not final.
     open: BTreeMap<u32, usize>,
     /// Rows of each batch whose sending was begun.
     begun: BTreeMap<u32, usize>,
+    /// Rows of each batch of which nobody knows that they were sent.
+    pending: BTreeMap<u32, usize>,
 }
 
 impl Tally {
@@ -47,7 +51,10 @@ impl Tally {
             ResponseState::Sent | ResponseState::Accepted | ResponseState::Running => {
                 counts.running += step;
             }
-            ResponseState::Pending | ResponseState::Unspecified => counts.pending += step,
+            ResponseState::Pending | ResponseState::Unspecified => {
+                counts.pending += step;
+                tally(&mut self.pending, row.batch, enter);
+            }
         }
         if row.late {
             counts.late += step;
@@ -63,6 +70,7 @@ impl Tally {
             place(&mut self.out, (row.deadline, row.agent), enter);
         } else {
             place(&mut self.unsent, (row.batch, row.agent), enter);
+            tally(&mut self.ready, row.batch, enter);
         }
     }
 
@@ -94,6 +102,16 @@ impl Tally {
     /// Agents of a batch that were not sent to yet, in order.
     pub(super) fn unsent_of(&self, batch: u32) -> impl Iterator<Item = u32> {
         self.unsent.range((batch, 0)..=(batch, u32::MAX)).map(|&(_, agent)| agent)
+    }
+
+    /// How many they are.
+    pub(super) fn ready_of(&self, batch: u32) -> usize {
+        self.ready.get(&batch).copied().unwrap_or_default()
+    }
+
+    /// Whether of everyone in a batch it is known that it was sent to, or will not be.
+    pub(super) fn was_sent(&self, batch: u32) -> bool {
+        !self.pending.contains_key(&batch)
     }
 
     /// Agents that are sent to or being sent to, with their deadlines, the next one first.

@@ -184,7 +184,11 @@ impl Watch {
         let row: Option<RowRecord> = match event.state() {
             // Only what an agent has run has a result.
             ResponseState::Succeeded | ResponseState::Failed => {
-                self.app.db.get(keys::row(&self.id, event.agent)).await?
+                // Dropped meanwhile: an answer is not told without what it says.
+                match self.app.db.get(keys::row(&self.id, event.agent)).await? {
+                    None => return Err(self.gone().await),
+                    row => row,
+                }
             }
             _ => None,
         };
@@ -221,8 +225,10 @@ impl Watch {
             changed = changed => changed,
             () = self.app.stop.cancelled() => return Err(stopping()),
         };
-        if !matches!(changed, Ok(Ok(()))) && !self.is_on_record().await? {
-            return Err(check::no_request(&self.id));
+        if !matches!(changed, Ok(Ok(()))) {
+            let record: Option<RequestRecord> = self.app.db.get(keys::request(&self.id)).await?;
+            // After its rows nothing comes any more.
+            rows_are_kept(&record.ok_or_else(|| check::no_request(&self.id))?, now_millis())?;
         }
         self.last = self.last.max(*self.feed.last.borrow_and_update());
         Ok(())

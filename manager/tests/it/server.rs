@@ -11,7 +11,7 @@ use crate::harness::{Manager, answer, secret, until};
 #[tokio::test]
 async fn health_and_reflection_are_on() {
     let manager = Manager::start().await;
-    for service in ["", "goperation.v1.AgentService", "goperation.v1.BridgeService"] {
+    for service in ["", "goperation.v1.AgentService", "goperation.v1.RequestService"] {
         let request = HealthCheckRequest { service: service.to_owned() };
         let health = HealthClient::new(manager.channel()).check(request).await.unwrap();
         assert_eq!(health.into_inner().status, 1, "{service}");
@@ -32,7 +32,9 @@ async fn health_and_reflection_are_on() {
         panic!("{first:?}");
     };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for service in ["AgentService", "EndpointService", "EntityService", "PortService"] {
+    for service in
+        ["AgentService", "EndpointService", "EntityService", "PortService", "RequestService"]
+    {
         assert!(names.contains(&format!("goperation.v1.{service}").as_str()), "{names:?}");
     }
 }

@@ -5,6 +5,7 @@ import { CacheService } from "./gen/goperation/v1/cache_pb.js";
 import { EndpointService } from "./gen/goperation/v1/endpoint_pb.js";
 import { EntityService } from "./gen/goperation/v1/entity_pb.js";
 import { PortService } from "./gen/goperation/v1/port_pb.js";
+import { RequestService } from "./gen/goperation/v1/request_pb.js";
 
 /** One typed client for each service of the manager. */
 export interface Clients {
@@ -14,6 +15,7 @@ export interface Clients {
   readonly endpoints: Client<typeof EndpointService>;
   readonly entities: Client<typeof EntityService>;
   readonly ports: Client<typeof PortService>;
+  readonly requests: Client<typeof RequestService>;
 }
 
 /** The clients over a transport of your own; `connect` of `./node` and `./web` make one for you. */
@@ -25,5 +27,6 @@ export function clients(transport: Transport): Clients {
     endpoints: createClient(EndpointService, transport),
     entities: createClient(EntityService, transport),
     ports: createClient(PortService, transport),
+    requests: createClient(RequestService, transport),
   };
 }

@@ -8,11 +8,14 @@ import {
   EntityState,
   ProcessState,
   Protocol,
+  RequestState,
+  ResponseState,
   error,
   type Agent,
   type Clients,
   type EntityProcess,
   type Port,
+  type Request,
 } from "@goperation/client";
 
 const SOON = 30_000;
@@ -46,6 +49,7 @@ export async function tour(gop: Clients): Promise<string> {
   await entity(gop, say);
   await process(gop, say);
   await messages(gop, say);
+  await requests(gop, say);
   await back(gop, say);
   return lines.join("\n");
 }
@@ -166,6 +170,28 @@ async function messages(gop: Clients, say: Say): Promise<void> {
     check(queue.exists, queue.name);
     say(`queue ${queue.name} ${queue.depth} ${queue.consumers}`);
   }
+}
+
+async function requests(gop: Clients, say: Say): Promise<void> {
+  const create = { namespace: "sample", method: "echo", args: { x: 1 }, on: { all: true } };
+  const { request } = await gop.requests.createRequest(create);
+  const name = `${request?.namespace}.${request?.method}`;
+  say(`requested ${name} of ${request?.counts?.agents} agents`);
+  const answers: [number, string][] = [];
+  let ended: Request | undefined;
+  // The stream ends with the summary.
+  for await (const { event } of gop.requests.watchRequest({ id: request?.id ?? "" })) {
+    if (event.case === "summary") {
+      ended = event.value;
+    } else if (event.case === "agent" && event.value.state === ResponseState.SUCCEEDED) {
+      answers.push([event.value.agentId, JSON.stringify(event.value.result?.["args"])]);
+    }
+  }
+  answers.sort(([a], [b]) => a - b);
+  for (const [agent, args] of answers) say(`answered ${agent} ${args}`);
+  const counts = ended?.counts;
+  const how = `succeeded=${counts?.succeeded} failed=${counts?.failed} silent=${counts?.silent}`;
+  say(`request ${name} ${RequestState[ended?.state ?? 0]} ${how}`);
 }
 
 async function back(gop: Clients, say: Say): Promise<void> {

@@ -181,6 +181,31 @@ def queues(gop: goperation.Client) -> None:
         print(f"queue {queue.name} {queue.depth} {queue.consumers}")
 
 
+def requests(gop: goperation.Client) -> None:
+    everybody = v1.RequestSelection(all=True)
+    create = v1.CreateRequestRequest(
+        namespace="sample", method="echo", args=struct(x=1), on=everybody
+    )
+    begun = gop.requests.CreateRequest(create).request
+    name = f"{begun.namespace}.{begun.method}"
+    print(f"requested {name} of {begun.counts.agents} agents")
+    answers: dict[int, str] = {}
+    ended = v1.Request()
+    # The stream ends with the summary.
+    watch = v1.WatchRequestRequest(id=begun.id)
+    for event in gop.requests.WatchRequest(watch, timeout=SOON):
+        if event.HasField("summary"):
+            ended = event.summary
+        elif event.agent.state == v1.RESPONSE_STATE_SUCCEEDED:
+            answers[event.agent.agent_id] = shown(plain(event.agent.result)["args"])
+    for agent, args in sorted(answers.items()):
+        print(f"answered {agent} {args}")
+    life = v1.RequestState.Name(ended.state).removeprefix("REQUEST_STATE_")
+    counts = ended.counts
+    how = f"succeeded={counts.succeeded} failed={counts.failed} silent={counts.silent}"
+    print(f"request {name} {life} {how}")
+
+
 def back(gop: goperation.Client) -> None:
     freed = gop.ports.FreePorts(v1.FreePortsRequest(agent_id=1, ports=[20050]))
     assert not freed.unknown, freed
@@ -207,4 +232,5 @@ with goperation.Client(sys.argv[1]) as client:
     entity(client)
     process(client)
     messages(client)
+    requests(client)
     back(client)

@@ -103,12 +103,8 @@ pub(super) async fn caches(g: &Ground) {
 }
 
 /// Routes that come with the rest of the system.
-const LATER: [&str; 22] = [
-    "GET /asyncrequests",
-    "GET /asyncrequests/{request_id}",
+const LATER: [&str; 18] = [
     "PUT /asyncrequests/{request_id}",
-    "POST /asyncrequests/{request_id}/response",
-    "PUT /asyncrequests/{request_id}/overtime",
     "GET /files",
     "POST /files",
     "GET /files/{md5}",

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     agents,
     curl::{Curl, Reply},
-    entitys, others,
+    entitys, others, requests,
 };
 use crate::{
     fleet::script,
@@ -101,6 +101,7 @@ async fn each_route_and_each_of_its_errors() {
     others::every_request(&ground).await;
     agents::lists(&ground).await;
     agents::records(&ground).await;
+    requests::each(&ground).await;
     entitys::endpoints(&ground).await;
     entitys::entitys(&ground).await;
     entitys::ports(&ground).await;

@@ -3,6 +3,7 @@
 mod agents;
 mod fleet;
 mod messages;
+mod requests;
 
 use goperation::Reason;
 use serde_json::Value;
@@ -11,6 +12,7 @@ use self::{
     agents::{agents, last},
     fleet::{endpoints, entities, placed, ports, processes},
     messages::{caches, messages, queues},
+    requests::{requests, responses, standing},
 };
 use super::fixture::Fixture;
 
@@ -24,6 +26,8 @@ pub(super) enum Ask {
     Each { grpc: Value, rest: Value, differ: &'static [&'static str] },
     /// A stream of two messages: by gRPC, as lines of JSON, and as server-sent events.
     Stream { grpc: Value, lines: Value, events: Value, differ: &'static [&'static str] },
+    /// A stream that ends, of what stays as it is: the same three ways, and exactly the same.
+    Ending(Value),
     /// A failure for that reason, the same both ways.
     Fails(Value, Reason),
 }
@@ -107,6 +111,9 @@ pub(super) fn all(f: &Fixture) -> Vec<Case> {
         messages(),
         queues(f),
         caches(),
+        requests(f),
+        responses(f),
+        standing(f),
     ];
     let mut cases: Vec<_> = groups.into_iter().flatten().collect();
     cases.extend(last());
@@ -125,7 +132,8 @@ fn fails(method: &'static str, binding: usize, request: Value, reason: Reason) -
     Case { method, binding, ask: Ask::Fails(request, reason) }
 }
 
-fn merged(mut request: Value, more: Value) -> Value {
+/// A request with more fields.
+pub(super) fn merged(mut request: Value, more: Value) -> Value {
     let fields = request.as_object_mut().expect("a request is an object");
     fields.extend(more.as_object().expect("fields are an object").clone());
     request

@@ -8,7 +8,10 @@ use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tonic::Streaming;
 
-use super::wire::{Wire, to_json};
+use super::{
+    cases::merged,
+    wire::{Wire, to_json},
+};
 use crate::fleet::SOON;
 
 /// The secret of every agent that the test itself registers.
@@ -38,6 +41,13 @@ pub(super) struct Fixture {
     agents: HashMap<&'static str, [i32; 2]>,
     entities: HashMap<&'static str, [i32; 2]>,
     clocks: HashMap<&'static str, [i32; 2]>,
+    /// A request that has ended well.
+    pub(super) done: String,
+    /// The cursor of its second event.
+    pub(super) cursor: String,
+    /// One that waits for two agents of the test's own.
+    pub(super) responded: String,
+    requests: HashMap<&'static str, [String; 2]>,
     /// Ends the tokens when it ends.
     _stream: Streaming<DynamicMessage>,
 }
@@ -110,7 +120,68 @@ impl Fixture {
             }
         }
         let (tokens, stream) = Self::unacknowledged(wire).await;
-        Self { shown, tokens, agents, entities, clocks, _stream: stream }
+        let requests = Self::begun(wire).await;
+        let done = Self::begin(wire, echo("1-2")).await;
+        Self::until(wire, &done, |it| it["state"] == "REQUEST_STATE_FINISHED").await;
+        let [a, b] = agents["update"];
+        let slow = json!({"namespace": "manager", "method": "status_agent",
+                          "on": {"agents": format!("{a}-{b}")}, "finishTimeout": "3600s"});
+        Self {
+            shown,
+            tokens,
+            agents,
+            entities,
+            clocks,
+            cursor: Self::cursor(wire, &done).await,
+            done,
+            responded: Self::begin(wire, slow).await,
+            requests,
+            _stream: stream,
+        }
+    }
+
+    /// Pairs of requests that stand where they do until somebody does something with them.
+    async fn begun(wire: &Wire) -> HashMap<&'static str, [String; 2]> {
+        let slow = json!({"rollout": {"canary": 1, "pause": "3600s"}});
+        let strict = json!({"method": "dance", "rollout": {"canary": 1, "maxFailures": "0"}});
+        let mut requests = HashMap::new();
+        for (purpose, more) in
+            [("cancel", &slow), ("overtime", &slow), ("resume", &strict), ("delete", &json!({}))]
+        {
+            let mut pair = [String::new(), String::new()];
+            for id in &mut pair {
+                *id = Self::begin(wire, merged(echo("1-2"), more.clone())).await;
+                Self::until(wire, id, |it| match purpose {
+                    "resume" => it["state"] == "REQUEST_STATE_STOPPED",
+                    "delete" => it["state"] == "REQUEST_STATE_FINISHED",
+                    _ => it["counts"]["succeeded"] == 1,
+                })
+                .await;
+            }
+            requests.insert(purpose, pair);
+        }
+        requests
+    }
+
+    async fn begin(wire: &Wire, request: Value) -> String {
+        let begun = wire.ask("RequestService/CreateRequest", request).await;
+        begun["request"]["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn until(wire: &Wire, id: &str, is: impl Fn(&Value) -> bool) {
+        poll_until(SOON, "the request is so far", async || {
+            is(&wire.ask("RequestService/ShowRequest", json!({"id": id})).await["request"])
+        })
+        .await;
+    }
+
+    async fn cursor(wire: &Wire, id: &str) -> String {
+        let service = wire.pool.get_service_by_name("goperation.v1.RequestService").unwrap();
+        let watch = service.methods().find(|method| method.name() == "WatchRequest").unwrap();
+        let mut stream = wire.grpc_stream(&watch, &json!({"id": id})).await.unwrap();
+        stream.message().await.unwrap().unwrap();
+        let second = to_json(&stream.message().await.unwrap().unwrap());
+        second["cursor"].as_str().unwrap().to_owned()
     }
 
     async fn register(wire: &Wire, host: &str) -> i32 {
@@ -160,6 +231,11 @@ impl Fixture {
         self.clocks[purpose]
     }
 
+    /// Two requests for that purpose.
+    pub(super) fn requests(&self, purpose: &str) -> [&str; 2] {
+        self.requests[purpose].each_ref().map(String::as_str)
+    }
+
     /// The TCP port that the entity for that purpose has on agents 1 and 2.
     pub(super) fn ports(purpose: &str) -> [usize; 2] {
         let i = ENTITIES.iter().position(|known| *known == purpose).unwrap();
@@ -169,4 +245,12 @@ impl Fixture {
 
 fn number(value: &Value) -> i32 {
     i32::try_from(value.as_i64().unwrap()).unwrap()
+}
+
+/// A request for the echo of those agents.
+pub(super) fn echo(agents: &str) -> Value {
+    json!({
+        "namespace": "sample", "method": "echo", "args": {"n": 1, "x": [null, "ü", 0.25]},
+        "on": {"agents": agents},
+    })
 }

@@ -1,5 +1,7 @@
 //! The tour by grpcurl.
 
+mod requests;
+
 use std::{
     fmt::Write as _,
     process::Stdio,
@@ -27,6 +29,7 @@ pub(super) async fn tour(address: &str) -> String {
     tour.entity().await;
     tour.process().await;
     tour.messages().await;
+    tour.requests().await;
     tour.back().await;
     tour.transcript.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

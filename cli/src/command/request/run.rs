@@ -8,11 +8,12 @@ use std::time::Duration;
 use goperation::{
     JsonObject, MANAGER_NAMESPACE, MessageId,
     v1::{
-        CreateRequestRequest, CreateRequestResponse, PlanRequestRequest, RequestHook,
+        self, CreateRequestRequest, CreateRequestResponse, PlanRequestRequest, RequestHook,
         RequestSelection, Rollout,
     },
 };
 use serde_json::Value;
+use tonic::Status;
 
 use super::{
     text,
@@ -20,7 +21,7 @@ use super::{
     watch::{self, Asked},
 };
 use crate::{
-    args::{self, RunRequest, Selection},
+    args::{self, Follow, RunRequest, Selection},
     client::Client,
     error::Error,
     hint::{KEY, Repeat, Subject},
@@ -31,14 +32,16 @@ use crate::{
 /// Plans a request, or begins it and waits for its end.
 pub(super) async fn run(client: &Client, output: Output, args: RunRequest) -> Result<(), Error> {
     if args.plan {
-        return plan(client, output, args).await;
+        let message = PlanRequestRequest {
+            namespace: namespace(args.namespace),
+            method: args.method,
+            args: Some(args.args.to_struct()?),
+            on: Some(selection(args.on)),
+            rollout: rollout(args.rollout),
+        };
+        return plan(client, output, message).await;
     }
-    let form = match (args.watch || args.jsonl, output.is_json()) {
-        (true, _) => Form::of_watch(output, args.jsonl),
-        (false, true) => Form::EndJson,
-        (false, false) => Form::End,
-    };
-    let (detach, wait) = (args.detach, args.patience.wait);
+    let (how, wait) = (args.follow, args.patience.wait);
     let message = message(client, args)?;
     let subject = Subject {
         endpoint: Some(message.namespace.clone()).filter(|name| name != MANAGER_NAMESPACE),
@@ -47,18 +50,35 @@ pub(super) async fn run(client: &Client, output: Output, args: RunRequest) -> Re
     };
     let key = message.idempotency_key.clone();
     let answer = client.requests().create_request(client.request(message)).await;
-    let answer = answer.map_err(|status| {
-        let mut error = goperation::Error::from_status(&status);
-        error.metadata.entry(KEY.to_owned()).or_insert(key);
-        Error::from(error).about(&subject)
-    })?;
-    let answer = answer.into_inner();
-    if detach {
-        return output.answer(&answer, begun);
+    let answer = answer.map_err(|status| not_begun(&status, key, &subject))?;
+    follow(client, output, answer.into_inner().request, how, wait).await
+}
+
+/// Why a request has not begun, or may have: with the key under which to ask again.
+pub(crate) fn not_begun(status: &Status, key: String, subject: &Subject) -> Error {
+    let mut error = goperation::Error::from_status(status);
+    error.metadata.entry(KEY.to_owned()).or_insert(key);
+    Error::from(error).about(subject)
+}
+
+/// Waits for the end of a request that has begun, unless that is not wished.
+pub(crate) async fn follow(
+    client: &Client,
+    output: Output,
+    request: Option<v1::Request>,
+    how: Follow,
+    wait: Duration,
+) -> Result<(), Error> {
+    if how.detach {
+        return output.answer(&CreateRequestResponse { request }, begun);
     }
-    let request = answer
-        .request
-        .ok_or_else(|| Error::Failed("the manager's answer has no request".to_owned()))?;
+    let form = match (how.watch || how.jsonl, output.is_json()) {
+        (true, _) => Form::of_watch(output, how.jsonl),
+        (false, true) => Form::EndJson,
+        (false, false) => Form::End,
+    };
+    let request =
+        request.ok_or_else(|| Error::Failed("the manager's answer has no request".to_owned()))?;
     let asked = Asked { form, cursor: String::new(), follow: false, wait };
     watch::watch(client, request, asked).await
 }
@@ -70,20 +90,22 @@ fn begun(answer: &CreateRequestResponse) -> String {
     format!("begun {id}: {method} on {all}\n`gop request watch {id}` shows it\n")
 }
 
-async fn plan(client: &Client, output: Output, args: RunRequest) -> Result<(), Error> {
-    let message = PlanRequestRequest {
-        namespace: namespace(args.namespace),
-        method: args.method,
-        args: Some(args.args.to_struct()?),
-        on: Some(selection(args.on)),
-        rollout: rollout(args.rollout),
-    };
+/// Shows whom a request would touch.
+pub(crate) async fn plan(
+    client: &Client,
+    output: Output,
+    message: PlanRequestRequest,
+) -> Result<(), Error> {
     let answer = client.requests().plan_request(client.request(message)).await?.into_inner();
     output.answer(&answer, text::plan)
 }
 
+/// The key that was said, or a new one.
+pub(crate) fn key(said: String) -> String {
+    if said.is_empty() { MessageId::generate().to_string() } else { said }
+}
+
 fn message(client: &Client, args: RunRequest) -> Result<CreateRequestRequest, Error> {
-    let key = if args.key.is_empty() { MessageId::generate().to_string() } else { args.key };
     Ok(CreateRequestRequest {
         namespace: namespace(args.namespace),
         method: args.method,
@@ -97,7 +119,7 @@ fn message(client: &Client, args: RunRequest) -> Result<CreateRequestRequest, Er
         after_run: hook("--after-run", args.hooks.after_run)?,
         post_run: hook("--post-run", args.hooks.post_run)?,
         plan: args.plan_hash,
-        idempotency_key: key,
+        idempotency_key: key(args.key),
     })
 }
 
@@ -105,11 +127,11 @@ fn namespace(given: String) -> String {
     if given.is_empty() { MANAGER_NAMESPACE.to_owned() } else { given }
 }
 
-fn duration(duration: Duration) -> Option<prost_types::Duration> {
+pub(crate) fn duration(duration: Duration) -> Option<prost_types::Duration> {
     prost_types::Duration::try_from(duration).ok()
 }
 
-fn selection(on: Selection) -> RequestSelection {
+pub(crate) fn selection(on: Selection) -> RequestSelection {
     let mut selection = RequestSelection {
         endpoint: on.endpoint,
         filter: on.filter,
@@ -130,7 +152,7 @@ fn selection(on: Selection) -> RequestSelection {
 }
 
 /// None when nothing of it was said: all are sent to at once.
-fn rollout(args: args::Rollout) -> Option<Rollout> {
+pub(crate) fn rollout(args: args::Rollout) -> Option<Rollout> {
     let rollout = Rollout {
         batch: args.batch.unwrap_or_default(),
         canary: args.canary.unwrap_or_default(),

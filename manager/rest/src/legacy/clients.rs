@@ -8,7 +8,7 @@ use goperation::{
         Agent, ShowAgentRequest, agent_service_client::AgentServiceClient,
         bridge_service_client::BridgeServiceClient, cache_service_client::CacheServiceClient,
         endpoint_service_client::EndpointServiceClient, entity_service_client::EntityServiceClient,
-        port_service_client::PortServiceClient,
+        port_service_client::PortServiceClient, request_service_client::RequestServiceClient,
     },
 };
 use tonic::{Request, Response, Status, service::Routes};
@@ -42,6 +42,7 @@ clients! {
     ports: PortServiceClient;
     caches: CacheServiceClient;
     bridge: BridgeServiceClient;
+    requests: RequestServiceClient;
 }
 
 impl Clients {

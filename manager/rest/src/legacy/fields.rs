@@ -110,6 +110,32 @@ impl Fields {
         Ok(Some(Timestamp { seconds, nanos: 0 }))
     }
 
+    /// A moment in seconds since 1970, given so or as a date with a time, `2024-01-31 18:00:00`: in
+    /// UTC unless it says otherwise.
+    pub(super) fn time(&mut self, name: &str) -> Result<Option<i64>> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let seconds = match &value {
+            Value::Number(number) => number.as_i64(),
+            Value::String(text) => match text.parse() {
+                Ok(seconds) => Some(seconds),
+                Err(_) => text.parse::<Timestamp>().ok().map(|time| time.seconds),
+            },
+            _ => None,
+        };
+        seconds.filter(|&seconds| seconds >= 0).map(Some).ok_or_else(|| {
+            Error::invalid(name, "must be seconds since 1970, or a date as 2024-01-31 18:00:00")
+        })
+    }
+
+    /// An object.
+    pub(super) fn object(&mut self, name: &str) -> Result<Option<JsonObject>> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(_) => Err(Error::invalid(name, "must be an object")),
+        }
+    }
+
     /// Texts: a list of them, or one text with commas. Nothing when absent.
     pub(super) fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>> {
         let bad = || Error::invalid(name, "must be a list of texts, or texts joined by commas");

@@ -5,10 +5,12 @@
 //! the status that it had.
 
 mod agents;
+mod answers;
 mod auth;
 mod caches;
 mod calls;
 mod clients;
+mod commands;
 mod endpoints;
 mod entitys;
 mod envelope;
@@ -17,6 +19,8 @@ mod ids;
 mod metadata;
 mod outcome;
 mod ports;
+mod requests;
+mod respones;
 mod rows;
 mod table;
 
@@ -47,6 +51,8 @@ use crate::{
 
 /// The query parameter that replaces the method.
 const METHOD: &str = "_method";
+/// The header under which a repeat gets the first answer, on routes that begin requests.
+const KEY: &str = "idempotency-key";
 
 /// What answers below `/v1.0` and `/n1.0`.
 pub(crate) struct Legacy {
@@ -60,6 +66,7 @@ pub(super) struct Call {
     clients: Clients,
     params: Vec<(&'static str, String)>,
     body: Fields,
+    key: Option<HeaderValue>,
 }
 
 /// What went wrong, and on which route if there is one.
@@ -113,7 +120,8 @@ impl Legacy {
             return Err(failed(Error::new(Reason::MethodNotFound, what)));
         };
         let body = self.read(parts, body, route.body).await.map_err(failed)?;
-        handler(Call { clients: self.clients.clone(), params, body }).await.map_err(failed)
+        let key = parts.headers.get(KEY).cloned();
+        handler(Call { clients: self.clients.clone(), params, body, key }).await.map_err(failed)
     }
 
     async fn read(&self, parts: &Parts, body: Incoming, wanted: Body) -> Result<Fields, Error> {
@@ -168,6 +176,15 @@ impl Call {
     /// The one agent that the path names.
     fn agent_id(&self) -> Result<i32, Error> {
         ids::single("agent_id", self.param("agent_id"))
+    }
+
+    /// The idempotency key; empty without one.
+    fn idempotency_key(&self) -> Result<String, Error> {
+        let Some(key) = &self.key else { return Ok(String::new()) };
+        let key = key.to_str().ok().filter(|key| !key.is_empty());
+        let key =
+            key.ok_or_else(|| Error::invalid("Idempotency-Key", "must be printable ASCII"))?;
+        Ok(key.to_owned())
     }
 
     /// The endpoint that the path names.

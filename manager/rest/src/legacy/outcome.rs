@@ -51,7 +51,9 @@ fn of(reason: Reason) -> Outcome {
         | Reason::EndpointNotFound
         | Reason::EntityNotFound
         | Reason::PortNotFound
-        | Reason::EntitiesRemain => INVALID,
+        | Reason::EntitiesRemain
+        | Reason::KeyReused
+        | Reason::PlanChanged => INVALID,
         Reason::CacheNotFound | Reason::RequestNotFound => MISSING,
         Reason::RouteNotFound | Reason::MethodNotAllowed => {
             Fault("HTTPNotFound", StatusCode::NOT_FOUND)
@@ -80,9 +82,7 @@ fn of(reason: Reason) -> Outcome {
         | Reason::Locked
         | Reason::ClockSkew => REFUSED,
         Reason::AlreadyExists | Reason::IdentityTaken => DUPLICATE,
-        Reason::EtagMismatch | Reason::KeyReused | Reason::PlanChanged | Reason::Internal => {
-            CRASHED
-        }
+        Reason::EtagMismatch | Reason::Internal => CRASHED,
     }
 }
 
@@ -137,6 +137,8 @@ mod tests {
             (Reason::InvalidArgument, 400, "InvalidArgument: Argument is Invalid: why"),
             (Reason::Unauthenticated, 401, "Request Failed: HTTPUnauthorized: why"),
             (Reason::OutcomeUnknown, 503, "MessagingTimeout: why"),
+            (Reason::RequestNotFound, 404, "NoResultFound: why"),
+            (Reason::KeyReused, 400, "InvalidArgument: Argument is Invalid: why"),
         ] {
             let (is, body) = answer(&Error::new(reason, "why"), &[], false);
             assert_eq!((is.as_u16(), &body), (status, &json!({ "msg": msg })));

@@ -10,7 +10,7 @@ use goperation::{
     from_timestamp,
     v1::{Agent, Entity, Port},
 };
-use prost_types::Timestamp;
+use prost_types::{Duration, Timestamp};
 use serde_json::{Value, json};
 
 /// Hardware in the old units.
@@ -30,6 +30,11 @@ impl Hardware {
 /// Seconds since 1970.
 pub(super) fn seconds(time: Option<&Timestamp>) -> u64 {
     time.map_or(0, from_timestamp) / 1000
+}
+
+/// A duration in seconds; none is 0, and less than one second is one.
+pub(super) fn whole_seconds(time: Option<&Duration>) -> i64 {
+    time.map_or(0, |time| time.seconds.saturating_add(i64::from(time.nanos > 0)))
 }
 
 /// A free text, null when there is none.

@@ -6,10 +6,10 @@ use goperation::{Error, Reason, Result};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Call, agents, caches, calls, endpoints, entitys,
+    Call, agents, answers, caches, calls, commands, endpoints, entitys,
     envelope::Envelope,
     outcome::{DUPLICATE, INVALID, LOGICAL, MISSING, Outcome},
-    ports,
+    ports, requests,
 };
 
 /// What answers a call.
@@ -78,8 +78,8 @@ static ROUTES: &[Route] = routes! {
            AgentNotFound = MISSING, StateRefused = INVALID;
     PATCH  "/v1.0/agents/{agent_id}/active"  any   may  agents::active;
     PATCH  "/v1.0/agents/{agent_id}/edit"    any   must agents::edit, StateRefused = INVALID;
-    GET    "/v1.0/agents/{agent_id}/status"  any   may  later;
-    POST   "/v1.0/agents/{agent_id}/upgrade" any   may  later;
+    GET    "/v1.0/agents/{agent_id}/status"  any   may  commands::status;
+    POST   "/v1.0/agents/{agent_id}/upgrade" any   may  commands::upgrade;
     POST   "/v1.0/agents/{agent_id}/report"  any   must agents::report,
            StateRefused = INVALID, PermissionDenied = INVALID;
     GET    "/v1.0/agents/{agent_id}/readlog" any   may  calls::agent_readlog;
@@ -117,11 +117,12 @@ static ROUTES: &[Route] = routes! {
     DELETE "/v1.0/agent/{agent_id}/endpoint/{endpoint}/entity/{entity}/ports/{ports}"
            any   may  ports::delete;
 
-    GET    "/v1.0/asyncrequests"                         any   may  later;
-    GET    "/v1.0/asyncrequests/{request_id}"            any   may  later;
+    GET    "/v1.0/asyncrequests"                         any   may  requests::index;
+    GET    "/v1.0/asyncrequests/{request_id}"            any   may  requests::show;
     PUT    "/v1.0/asyncrequests/{request_id}"            any   may  later;
-    POST   "/v1.0/asyncrequests/{request_id}/response"   any   may  later;
-    PUT    "/v1.0/asyncrequests/{request_id}/overtime"   any   may  later;
+    POST   "/v1.0/asyncrequests/{request_id}/response"   any   must answers::response,
+           PermissionDenied = INVALID;
+    PUT    "/v1.0/asyncrequests/{request_id}/overtime"   any   must answers::overtime;
 
     POST   "/v1.0/caches"                    any   must caches::create;
     GET    "/v1.0/caches/{key}"              any   no   caches::show, CacheNotFound = LOGICAL;

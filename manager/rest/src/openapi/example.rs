@@ -106,6 +106,12 @@ fn text(field: &str) -> &str {
         "etag" => "3",
         "version" => env!("CARGO_PKG_VERSION"),
         "key" => "greeting",
+        // Of a request; agents' are numbers.
+        "id" => "0190b3a0-c0de-7000-8000-00000000cafe",
+        "agents" => "1-3",
+        "batch" => "10%",
+        "max_failures" => "5%",
+        "executer" => "http",
         _ => "text",
     }
 }

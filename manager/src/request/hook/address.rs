@@ -22,14 +22,15 @@ pub(super) async fn resolve(
     match (allowed.is_empty(), refused) {
         (false, _) => Ok(allowed),
         (true, Some(ip)) => Err(io::Error::other(format!(
-            "its address {ip} is one of this host or of a private network, and hooks may call \
-             those only with requests.hooks.allow_local"
+            "its address {ip} is one of this host or of a link, and hooks may call those only \
+             with requests.hooks.allow_local"
         ))),
         (true, None) => Err(io::Error::other("its name has no address")),
     }
 }
 
-/// Whether an address is of this host, of a link or of a private network, or of nobody.
+/// Whether an address is of this host or of a link, or of nobody. Those that only clouds' metadata
+/// have are of a link by what they are for.
 fn is_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_local_v4(ip),
@@ -38,18 +39,11 @@ fn is_local(ip: IpAddr) -> bool {
 }
 
 fn is_local_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        // This network; shared by providers (metadata of some clouds); protocols; benchmarks;
-        // reserved, with broadcast.
-        || a == 0
-        || (a == 100 && (64..128).contains(&b))
-        || (a, b, c) == (192, 0, 0)
-        || (a == 198 && (18..20).contains(&b))
-        || a >= 240
+    let [first, ..] = ip.octets();
+    let metadata = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    // This network; reserved, with broadcast.
+    let nobody = first == 0 || first >= 240 || ip.is_multicast();
+    nobody || ip.is_loopback() || ip.is_link_local() || metadata.contains(&ip)
 }
 
 fn is_local_v6(ip: Ipv6Addr) -> bool {
@@ -62,14 +56,9 @@ fn is_local_v6(ip: Ipv6Addr) -> bool {
         // An IPv4 address in another form: mapped, compatible (with :: and ::1), NAT64, 6to4.
         (0, 0, 0, 0, 0, 0xffff | 0) | (0x64, 0xff9b, 0, 0, 0, 0) => inner(g, h),
         (0x2002, ..) => inner(b, c),
-        // NAT64 of a local network.
-        (0x64, 0xff9b, 1, ..) => true,
         _ => {
-            ip.is_multicast()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-                // Site-local, as it once was.
-                || a & 0xffc0 == 0xfec0
+            let metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+            ip.is_multicast() || ip.is_unicast_link_local() || ip == metadata
         }
     }
 }
@@ -79,55 +68,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_only_this_network_has() {
+    fn addresses_of_this_host_and_of_links() {
         for local in [
             "127.0.0.1",
             "127.9.9.9",
             "0.0.0.0",
             "0.1.2.3",
-            "10.0.0.1",
-            "172.16.0.1",
-            "192.168.1.1",
             "169.254.169.254",
             "100.100.100.200",
             "192.0.0.192",
-            "198.18.0.1",
             "224.0.0.1",
             "240.0.0.1",
             "255.255.255.255",
             "::1",
             "::",
             "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
+            "::ffff:169.254.1.1",
             "::127.0.0.1",
             "64:ff9b::7f00:1",
-            "64:ff9b:1::1",
             "2002:7f00:1::",
             "fe80::1",
-            "fd00::1",
             "fd00:ec2::254",
-            "fec0::1",
             "ff02::1",
         ] {
             assert!(is_local(local.parse().unwrap()), "{local}");
         }
-        for global in [
+        // Receivers of hooks are often of a private network.
+        for other in [
             "1.1.1.1",
-            "9.255.255.255",
-            "11.0.0.1",
-            "100.63.0.1",
-            "100.128.0.1",
-            "172.32.0.1",
-            "192.0.1.1",
-            "192.169.0.1",
-            "198.20.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
             "223.255.255.255",
             "2606:4700::1111",
-            "::ffff:1.1.1.1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
             "64:ff9b::101:101",
             "2002:101:101::",
         ] {
-            assert!(!is_local(global.parse().unwrap()), "{global}");
+            assert!(!is_local(other.parse().unwrap()), "{other}");
         }
     }
 

@@ -121,6 +121,16 @@ fn same(a: &Rows, b: &Rows) {
     assert!(a.tally.unsent().eq(b.tally.unsent()));
     assert!(a.tally.out().eq(b.tally.out()));
     assert_eq!(a.tally.batch(), b.tally.batch());
+    for rows in [a, b] {
+        for batch in 0..5 {
+            let ready = rows.tally.unsent_of(batch).count();
+            assert_eq!(rows.tally.ready_of(batch), ready);
+            let mut all = rows.rows.values().filter(|row| row.batch == batch);
+            assert_eq!(rows.tally.was_sent(batch), all.all(|row| row.state() != Pending));
+        }
+        let mut open = rows.rows.values().filter(|row| !row.is_final()).map(|row| row.agent);
+        assert!(rows.unanswered(None).into_iter().eq(&mut open));
+    }
     assert_eq!(a.record, b.record);
     assert_eq!(a.rows, b.rows);
 }
@@ -146,6 +156,8 @@ proptest! {
         let mut rows = Rows::new(new, all.collect());
         rows.begin(NOW);
         let (mut now, mut stored) = (NOW, Stored::default());
+        // Agents that may have got it, whatever the broker has said.
+        let mut doubtful = BTreeSet::new();
         stored.write(&mut rows);
         for op in ops {
             let before: BTreeMap<_, _> =
@@ -168,6 +180,9 @@ proptest! {
                 Op::NotSent(agent, known) => {
                     let reason =
                         if known { Reason::BrokerUnavailable } else { Reason::OutcomeUnknown };
+                    if !known && rows.being_sent().any(|row| row.agent == agent) {
+                        doubtful.insert(agent);
+                    }
                     rows.not_sent(agent, &Error::new(reason, "scripted"));
                 }
                 Op::Recall(agent) => rows.recall(agent),
@@ -200,18 +215,29 @@ proptest! {
                     let again = Rows::new(stored.record.clone(), all);
                     same(&again, &rows);
                     rows = again;
+                    let all: Vec<_> = rows.being_sent().map(|row| row.agent).collect();
+                    for agent in all {
+                        rows.not_sent(agent, &Error::new(Reason::OutcomeUnknown, "scripted"));
+                        doubtful.insert(agent);
+                    }
                 }
             }
-            rows.settle(now);
+            rows.settle(false, now);
+            for agent in &doubtful {
+                let row = &rows.rows[agent];
+                prop_assert!(row.sending && row.state() != Skipped && !rows.is_unsent(*agent));
+            }
             if rows.is_over() {
                 rows.end(now);
             }
         }
         stored.write(&mut rows);
-        // Whatever is left ends.
-        for agent in rows.unanswered(None) {
-            rows.give_up(agent, Reason::OverFinishtime, String::new(), now);
+        // Once it sends to nobody more, each ends by its deadline.
+        drop(rows.cancel(now));
+        for agent in rows.overdue(now + rows.record.timeout) {
+            rows.give_up(agent, Reason::OutcomeUnknown, String::new(), now);
         }
+        prop_assert!(rows.rows.values().all(RowRecord::is_final));
         if rows.is_over() {
             rows.end(now);
         }

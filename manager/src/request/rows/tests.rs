@@ -207,15 +207,15 @@ fn it_stops_at_the_limit_and_goes_on() {
     let mut rows = rows(RequestRecord { max_failures: Some(1), ..record() }, &[1, 1, 2, 2, 3]);
     rows.send(9, NOW);
     rows.respond(1, answer(Failed), NOW);
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Running);
     rows.give_up(2, Reason::AgentOffline, String::new(), NOW);
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Stopped);
     assert_eq!((rows.wanted(NOW), rows.send(0, NOW).len()), (0, 0));
     assert!(!rows.is_over());
     let before = rows.record().last_event;
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().last_event, before);
 
     rows.resume(None, NOW).unwrap();
@@ -227,17 +227,17 @@ fn it_stops_at_the_limit_and_goes_on() {
     // A late answer is no failure from here on.
     assert!(rows.respond(2, answer(Failed), NOW));
     rows.respond(3, answer(Failed), NOW);
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Running);
     rows.resume(Some(Some(0)), NOW).unwrap();
     rows.respond(4, answer(Failed), NOW);
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Stopped);
     rows.resume(Some(None), NOW).unwrap();
     rows.send(9, NOW);
     rows.respond(5, answer(Failed), NOW);
     // Nothing is left to stop.
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert!(rows.is_over());
     rows.end(NOW);
     assert_eq!(rows.resume(None, NOW).unwrap_err().reason, Reason::StateRefused);
@@ -258,7 +258,7 @@ fn a_cancel_skips_what_was_not_sent() {
     assert_eq!(rows.resume(None, NOW).unwrap_err().reason, Reason::StateRefused);
     rows.respond(1, answer(Failed), NOW);
     rows.respond(2, answer(Succeeded), NOW);
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert!(rows.is_over());
     rows.end(NOW);
     let record = rows.record();
@@ -327,8 +327,45 @@ fn rows_that_are_known_at_the_beginning_are_told() {
     let shown = changes.events[0].1.request.as_ref().unwrap();
     assert_eq!(shown.counts.unwrap().silent, 1);
     assert_eq!(shown.etag, rows.record().etag());
-    rows.settle(NOW);
+    rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Stopped);
+}
+
+#[test]
+fn the_totals_of_rows_that_were_dropped_stay() {
+    let mut rows = rows(RequestRecord { expire: 10, ..record() }, &[1, 1]);
+    rows.send(9, NOW);
+    rows.respond(1, answer(Succeeded), NOW);
+    rows.give_up(2, Reason::AgentOffline, String::new(), NOW);
+    rows.end(NOW);
+    let before = rows.record().clone();
+    for left in [0, 1] {
+        let left = rows.rows.values().take(left).cloned().collect();
+        assert_eq!(*Rows::new(before.clone(), left).record(), before);
+    }
+}
+
+#[test]
+fn who_waits_to_be_sent_to_again_is_something_to_stop() {
+    let mut rows = rows(RequestRecord { max_failures: Some(0), ..record() }, &[1, 1]);
+    rows.send(9, NOW);
+    rows.not_sent(2, &Error::new(Reason::BrokerUnavailable, "scripted"));
+    rows.respond(1, answer(Failed), NOW);
+    rows.settle(false, NOW);
+    assert_eq!(rows.record().state(), RequestState::Running);
+    rows.settle(true, NOW);
+    assert_eq!(rows.record().state(), RequestState::Stopped);
+}
+
+#[test]
+fn it_is_known_when_the_first_batch_was_sent() {
+    let mut rows = rows(record(), &[2, 2, 3]);
+    assert!(!rows.first_batch_was_sent());
+    rows.send(9, NOW);
+    rows.sent(1, NOW);
+    assert!(!rows.first_batch_was_sent());
+    rows.give_up(2, Reason::AgentOffline, String::new(), NOW);
+    assert!(rows.first_batch_was_sent());
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! Invariant: one sending and one hook at a time, each begun when it is on record that it will be.
 
 use futures::{FutureExt as _, future::BoxFuture};
-use goperation::{JsonObject, MANAGER_NAMESPACE, Reason, Result, now_millis, v1::ResponseState};
+use goperation::{JsonObject, MANAGER_NAMESPACE, Reason, Result, now_millis};
 
-use super::Run;
+use super::{Run, waits};
 use crate::{
     bridge_link::To,
     keys,
@@ -19,7 +19,7 @@ use crate::{
 /// First and longest pause before it is sent again, in milliseconds.
 const AGAIN: (u64, u64) = (200, 5_000);
 
-impl Run {
+impl Run<'_> {
     /// How many agents a broadcast would reach.
     pub(super) async fn fleet(&mut self) -> Result<usize> {
         if let Some(fleet) = self.fleet {
@@ -75,11 +75,8 @@ impl Run {
     /// Forgets to send to those that have answered, or whose time is over: they are given up at
     /// their deadline.
     pub(super) fn drop_stale(&mut self, now: u64) {
-        let waits = |row: &RowRecord| {
-            row.state() == ResponseState::Pending && row.sending && row.finish_time > now
-        };
         let rows = &self.rows;
-        self.to_send.retain(|&agent| rows.row(agent).is_some_and(waits));
+        self.to_send.retain(|&agent| rows.row(agent).is_some_and(|row| waits(row, now)));
     }
 
     /// Sends to nobody any more for now; says whether there was anybody. Who may have got it is
@@ -120,6 +117,7 @@ impl Run {
         for agent in &sent {
             self.to_send.remove(agent);
         }
+        self.posted.extend(sent);
         let app = self.app.clone();
         // Unknown: single messages then.
         let fleet = self.fleet.unwrap_or(usize::MAX);
@@ -129,11 +127,15 @@ impl Run {
     /// Takes what became of a sending.
     pub(super) fn told(&mut self, told: Vec<(u32, Sent)>, now: u64) {
         self.sending = None;
+        self.posted.clear();
         for (agent, sent) in told {
             match sent {
                 Sent::Yes => self.rows.sent(agent, now),
                 Sent::No(error) if is_hopeless(error.reason) => {
-                    self.rows.give_up(agent, error.reason, error.message, now);
+                    // It may have it from an earlier try: then its deadline decides.
+                    if self.rows.is_unsent(agent) {
+                        self.rows.give_up(agent, error.reason, error.message, now);
+                    }
                 }
                 // It may be that it was sent before, so its deadline decides.
                 Sent::No(error) if error.reason == Reason::OverFinishtime => {}

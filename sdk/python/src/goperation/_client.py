@@ -13,6 +13,7 @@ from .v1.cache_pb2_grpc import CacheServiceStub
 from .v1.endpoint_pb2_grpc import EndpointServiceStub
 from .v1.entity_pb2_grpc import EntityServiceStub
 from .v1.port_pb2_grpc import PortServiceStub
+from .v1.request_pb2_grpc import RequestServiceStub
 
 _DEFAULT = "127.0.0.1:7999"
 
@@ -34,6 +35,7 @@ class Client:
         self.endpoints: EndpointServiceStub = EndpointServiceStub(self.channel)
         self.entities: EntityServiceStub = EntityServiceStub(self.channel)
         self.ports: PortServiceStub = PortServiceStub(self.channel)
+        self.requests: RequestServiceStub = RequestServiceStub(self.channel)
 
     def close(self) -> None:
         """Ends the channel and the calls that are on it."""

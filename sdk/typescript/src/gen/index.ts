@@ -6,3 +6,4 @@ export * from "./goperation/v1/endpoint_pb.js";
 export * from "./goperation/v1/entity_pb.js";
 export * from "./goperation/v1/port_pb.js";
 export * from "./goperation/v1/process_pb.js";
+export * from "./goperation/v1/request_pb.js";

@@ -7,3 +7,4 @@ from .endpoint_pb2 import *
 from .entity_pb2 import *
 from .port_pb2 import *
 from .process_pb2 import *
+from .request_pb2 import *

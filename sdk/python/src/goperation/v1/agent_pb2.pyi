@@ -13,6 +13,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from goperation.v1 import port_pb2 as _port_pb2
 from goperation.v1 import process_pb2 as _process_pb2
+from goperation.v1 import request_pb2 as _request_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1309,6 +1310,170 @@ class UpgradeAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpgradeAgentResponse: _TypeAlias = UpgradeAgentResponse  # noqa: Y015
+
+@_typing.final
+class StatusAgentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_FIELD_NUMBER: _builtins.int
+    FINISH_TIMEOUT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXPIRE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    idempotency_key: _builtins.str
+    """As in CreateRequest."""
+    @_builtins.property
+    def on(self) -> _request_pb2.RequestSelection:
+        """For whom."""
+
+    @_builtins.property
+    def finish_timeout(self) -> _duration_pb2.Duration:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def expire(self) -> _duration_pb2.Duration:
+        """As in CreateRequest."""
+
+    def __init__(
+        self,
+        *,
+        on: _request_pb2.RequestSelection | None = ...,
+        finish_timeout: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        expire: _duration_pb2.Duration | None = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire", b"expire", "finish_timeout", b"finish_timeout", "on", b"on", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire", b"expire", "finish_timeout", b"finish_timeout", "idempotency_key", b"idempotency_key", "on", b"on", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusAgentRequest: _TypeAlias = StatusAgentRequest  # noqa: Y015
+
+@_typing.final
+class StatusAgentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _request_pb2.Request:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: _request_pb2.Request | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusAgentResponse: _TypeAlias = StatusAgentResponse  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ON_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    ROLLOUT_FIELD_NUMBER: _builtins.int
+    FINISH_TIMEOUT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXPIRE_FIELD_NUMBER: _builtins.int
+    PRE_RUN_FIELD_NUMBER: _builtins.int
+    AFTER_RUN_FIELD_NUMBER: _builtins.int
+    POST_RUN_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """What is installed, as in UpgradeAgent."""
+    plan: _builtins.str
+    """As in CreateRequest: the plan of `upgrade_agent` in `manager`."""
+    idempotency_key: _builtins.str
+    """As in CreateRequest."""
+    @_builtins.property
+    def on(self) -> _request_pb2.RequestSelection:
+        """For whom."""
+
+    @_builtins.property
+    def rollout(self) -> _request_pb2.Rollout:
+        """How it goes over them."""
+
+    @_builtins.property
+    def finish_timeout(self) -> _duration_pb2.Duration:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """As in CreateRequest; 15 min more than `finish_timeout` when not said."""
+
+    @_builtins.property
+    def expire(self) -> _duration_pb2.Duration:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def pre_run(self) -> _request_pb2.RequestHook:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def after_run(self) -> _request_pb2.RequestHook:
+        """As in CreateRequest."""
+
+    @_builtins.property
+    def post_run(self) -> _request_pb2.RequestHook:
+        """As in CreateRequest."""
+
+    def __init__(
+        self,
+        *,
+        on: _request_pb2.RequestSelection | None = ...,
+        file: _builtins.str = ...,
+        rollout: _request_pb2.Rollout | None = ...,
+        finish_timeout: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        expire: _duration_pb2.Duration | None = ...,
+        pre_run: _request_pb2.RequestHook | None = ...,
+        after_run: _request_pb2.RequestHook | None = ...,
+        post_run: _request_pb2.RequestHook | None = ...,
+        plan: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_run", b"after_run", "expire", b"expire", "finish_timeout", b"finish_timeout", "on", b"on", "post_run", b"post_run", "pre_run", b"pre_run", "rollout", b"rollout", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_run", b"after_run", "expire", b"expire", "file", b"file", "finish_timeout", b"finish_timeout", "idempotency_key", b"idempotency_key", "on", b"on", "plan", b"plan", "post_run", b"post_run", "pre_run", b"pre_run", "rollout", b"rollout", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentsRequest: _TypeAlias = UpgradeAgentsRequest  # noqa: Y015
+
+@_typing.final
+class UpgradeAgentsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _request_pb2.Request:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: _request_pb2.Request | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpgradeAgentsResponse: _TypeAlias = UpgradeAgentsResponse  # noqa: Y015
 
 @_typing.final
 class CleanAgentRequest(_message.Message):

@@ -100,6 +100,16 @@ class AgentServiceStub:
                 request_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.SerializeToString,
                 response_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.FromString,
                 _registered_method=True)
+        self.StatusAgent = channel.unary_unary(
+                '/goperation.v1.AgentService/StatusAgent',
+                request_serializer=goperation_dot_v1_dot_agent__pb2.StatusAgentRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_agent__pb2.StatusAgentResponse.FromString,
+                _registered_method=True)
+        self.UpgradeAgents = channel.unary_unary(
+                '/goperation.v1.AgentService/UpgradeAgents',
+                request_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentsRequest.SerializeToString,
+                response_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentsResponse.FromString,
+                _registered_method=True)
         self.CleanAgent = channel.unary_unary(
                 '/goperation.v1.AgentService/CleanAgent',
                 request_serializer=goperation_dot_v1_dot_agent__pb2.CleanAgentRequest.SerializeToString,
@@ -222,6 +232,22 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StatusAgent(self, request, context):
+        """Asks agents for their status: a request for `status_agent`, which RequestService shows, watches
+        and cancels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpgradeAgents(self, request, context):
+        """Upgrades agents: a request for `upgrade_agent`, in batches if wished. What an agent answers is
+        what UpgradeAgent answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CleanAgent(self, request, context):
         """Removes the record of a DELETED agent. Its number stays used.
         """
@@ -319,6 +345,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.UpgradeAgent,
                     request_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.FromString,
                     response_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.SerializeToString,
+            ),
+            'StatusAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.StatusAgent,
+                    request_deserializer=goperation_dot_v1_dot_agent__pb2.StatusAgentRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_agent__pb2.StatusAgentResponse.SerializeToString,
+            ),
+            'UpgradeAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeAgents,
+                    request_deserializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentsRequest.FromString,
+                    response_serializer=goperation_dot_v1_dot_agent__pb2.UpgradeAgentsResponse.SerializeToString,
             ),
             'CleanAgent': grpc.unary_unary_rpc_method_handler(
                     servicer.CleanAgent,
@@ -693,6 +729,60 @@ class AgentService:
             '/goperation.v1.AgentService/UpgradeAgent',
             goperation_dot_v1_dot_agent__pb2.UpgradeAgentRequest.SerializeToString,
             goperation_dot_v1_dot_agent__pb2.UpgradeAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StatusAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.AgentService/StatusAgent',
+            goperation_dot_v1_dot_agent__pb2.StatusAgentRequest.SerializeToString,
+            goperation_dot_v1_dot_agent__pb2.StatusAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/goperation.v1.AgentService/UpgradeAgents',
+            goperation_dot_v1_dot_agent__pb2.UpgradeAgentsRequest.SerializeToString,
+            goperation_dot_v1_dot_agent__pb2.UpgradeAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,14 @@ class AgentServiceStub:
     on. The answer comes after the restart; when that is later than the caller waits, it is
     OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
     """
+    StatusAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.StatusAgentRequest, _agent_pb2.StatusAgentResponse]
+    """Asks agents for their status: a request for `status_agent`, which RequestService shows, watches
+    and cancels.
+    """
+    UpgradeAgents: _grpc.UnaryUnaryMultiCallable[_agent_pb2.UpgradeAgentsRequest, _agent_pb2.UpgradeAgentsResponse]
+    """Upgrades agents: a request for `upgrade_agent`, in batches if wished. What an agent answers is
+    what UpgradeAgent answers.
+    """
     CleanAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.CleanAgentRequest, _agent_pb2.CleanAgentResponse]
     """Removes the record of a DELETED agent. Its number stays used."""
     RenewAgent: _grpc.UnaryUnaryMultiCallable[_agent_pb2.RenewAgentRequest, _agent_pb2.RenewAgentResponse]
@@ -118,6 +126,14 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
     on. The answer comes after the restart; when that is later than the caller waits, it is
     OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+    """
+    StatusAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.StatusAgentRequest, _agent_pb2.StatusAgentResponse]  # type: ignore[assignment]
+    """Asks agents for their status: a request for `status_agent`, which RequestService shows, watches
+    and cancels.
+    """
+    UpgradeAgents: _aio.UnaryUnaryMultiCallable[_agent_pb2.UpgradeAgentsRequest, _agent_pb2.UpgradeAgentsResponse]  # type: ignore[assignment]
+    """Upgrades agents: a request for `upgrade_agent`, in batches if wished. What an agent answers is
+    what UpgradeAgent answers.
     """
     CleanAgent: _aio.UnaryUnaryMultiCallable[_agent_pb2.CleanAgentRequest, _agent_pb2.CleanAgentResponse]  # type: ignore[assignment]
     """Removes the record of a DELETED agent. Its number stays used."""
@@ -245,6 +261,26 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs the package command of an agent under HARDBUSY, which then starts anew. What it runs goes
         on. The answer comes after the restart; when that is later than the caller waits, it is
         OUTCOME_UNKNOWN with the message id, and `Agent.upgrade` tells the outcome.
+        """
+
+    @_abc_1.abstractmethod
+    def StatusAgent(
+        self,
+        request: _agent_pb2.StatusAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.StatusAgentResponse, _abc.Awaitable[_agent_pb2.StatusAgentResponse]]:
+        """Asks agents for their status: a request for `status_agent`, which RequestService shows, watches
+        and cancels.
+        """
+
+    @_abc_1.abstractmethod
+    def UpgradeAgents(
+        self,
+        request: _agent_pb2.UpgradeAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_pb2.UpgradeAgentsResponse, _abc.Awaitable[_agent_pb2.UpgradeAgentsResponse]]:
+        """Upgrades agents: a request for `upgrade_agent`, in batches if wished. What an agent answers is
+        what UpgradeAgent answers.
         """
 
     @_abc_1.abstractmethod

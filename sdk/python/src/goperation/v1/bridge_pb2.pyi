@@ -65,12 +65,17 @@ class CastRequest(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """Method."""
     agents: _builtins.str
     """Agents that shall run it, as ranges (`1-3,7`); others ignore it. Only with fanout."""
     message_id: _builtins.str
     """Id; the bridge makes one when empty. A repeat with the same id has its effect once."""
+    request_id: _builtins.str
+    """Request that it belongs to: each agent that gets it answers to RequestService.Respond. Set by
+    the manager.
+    """
     @_builtins.property
     def target(self) -> Global___Target:
         """Whom it is for."""
@@ -92,10 +97,11 @@ class CastRequest(_message.Message):
         agents: _builtins.str = ...,
         finish_time: _timestamp_pb2.Timestamp | None = ...,
         message_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "finish_time", b"finish_time", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "args", b"args", "finish_time", b"finish_time", "message_id", b"message_id", "method", b"method", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "args", b"args", "finish_time", b"finish_time", "message_id", b"message_id", "method", b"method", "request_id", b"request_id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
