@@ -7,7 +7,7 @@ use goperation::{
     MessageId, from_timestamp, now_millis, struct_to_json,
     v1::{RespondRequest, ResponseState, UpgradeState},
 };
-use goperation_bridge::{Body, Kind, Message, Route};
+use goperation_bridge::{Body, Kind, Message, Route, rabbit::CastQueue};
 use goperation_harness::{Ledger, poll_until};
 use goperation_store::{Options, Row, Scan, SledStore, Store as _, Txn};
 use serde_json::json;
@@ -407,7 +407,8 @@ async fn a_request_for_several_entities_says_what_became_of_each() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_for_more_entities_than_the_bound_is_not_starved_and_what_finds_no_room_says_so() {
-    let (fleet, ledger) = (Fleet::start(On::Embedded).await, Ledger::create());
+    // The embedded transport buries what is late before the agent sees it.
+    let (fleet, ledger) = (Fleet::start(On::Rabbit(CastQueue::Classic)).await, Ledger::create());
     let clerk = Clerk::start(&fleet).await;
     let toml = format!("max_entity_locks = 2\n{}", game(&fleet, &ledger));
     let agent = clerk.agent(&fleet, "h1", &toml).await;
@@ -441,6 +442,41 @@ async fn one_for_more_entities_than_the_bound_is_not_starved_and_what_finds_no_r
     clerk.answer("held-too").await;
     assert_eq!(ledger.lines().len(), 3);
     agent.stop().await;
+    clerk.stop().await;
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_busy_until_the_finish_time_says_so() {
+    // The embedded transport buries what is late before the agent sees it.
+    let fleet = Fleet::start(On::Rabbit(CastQueue::Classic)).await;
+    let ledger = Ledger::create();
+    let clerk = Clerk::start(&fleet).await;
+    let toml = game(&fleet, &ledger);
+    let mut agents = Vec::new();
+    for (host, busy) in [("soft", AgentStatus::SoftBusy), ("hard", AgentStatus::HardBusy)] {
+        let agent = clerk.agent(&fleet, host, &toml).await;
+        fleet.activate(&agent).await;
+        agent.handle.force_status(busy, "test").await.unwrap();
+        agents.push(agent);
+    }
+    let finish = now_millis() + 10_000;
+    for agent in &agents {
+        ask(&fleet, agent, ("game", "play"), &agent.host, finish).await;
+        let own = format!("{}-own", agent.host);
+        ask(&fleet, agent, ("manager", "status_agent"), &own, finish).await;
+    }
+    for agent in agents {
+        for id in [agent.host.clone(), format!("{}-own", agent.host)] {
+            let answer = clerk.answer(&id).await;
+            let end = (ResponseState::Silent, "AGENT_BUSY", -124);
+            assert_eq!(brief(&answer), end, "{answer:?}");
+        }
+        assert!(agent.handle.counts().resent >= 2);
+        agent.stop().await;
+    }
+    assert_eq!(fleet.transport.dead_letters(10).await.unwrap(), []);
+    assert_eq!(ledger.lines().len(), 0);
     clerk.stop().await;
     fleet.stop().await;
 }

@@ -193,6 +193,10 @@ async fn given_up(g: &Ground, id: &str) {
     let shown = g.ask(SHOW, &[id], Value::Null).await;
     assert_eq!(shown.row()["status"], 0, "{shown:?}");
 
+    // Its lease may have some time left.
+    let h2 = g.h2.parse().unwrap();
+    let gone = async || g.site.show(h2).await.is_ok_and(|agent| !agent.online);
+    poll_until(SOON, "h2 is offline", gone).await;
     assert!(g.ask(OVERTIME, &[id], body.clone()).await.rows().is_empty());
     let shown = ended(&g.curl, id, json!({})).await;
     g.ask(OVERTIME, &[id], body).await.failed(400, INVALID);
