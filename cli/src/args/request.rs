@@ -117,7 +117,7 @@ pub(crate) struct Follow {
     #[arg(long, conflicts_with = "detach")]
     pub(crate) watch: bool,
     /// Do not wait for its end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "wait")]
     pub(crate) detach: bool,
     /// Print what happens as lines of JSON
     #[arg(long, conflicts_with = "detach")]
@@ -155,7 +155,10 @@ pub(crate) struct RunRequest {
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     pub(crate) expire: Option<Duration>,
     /// Only say whom it would touch, and who would refuse
-    #[arg(long, conflicts_with_all = ["plan_hash", "watch", "detach", "jsonl", "key"])]
+    #[arg(long, conflicts_with_all = [
+        "plan_hash", "watch", "detach", "jsonl", "key", "wait",
+        "finish", "expire", "pre_run", "after_run", "post_run",
+    ])]
     pub(crate) plan: bool,
     /// Refuse to run unless the plan is still this one
     #[arg(long, value_name = "HASH", default_value = "", hide_default_value = true)]

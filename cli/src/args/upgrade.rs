@@ -61,7 +61,7 @@ pub(crate) struct Upgrade {
     #[arg(
         long,
         requires = "on",
-        conflicts_with_all = ["plan_hash", "watch", "detach", "jsonl", "key"]
+        conflicts_with_all = ["plan_hash", "watch", "detach", "jsonl", "key", "finish"]
     )]
     pub(crate) plan: bool,
     /// Refuse to run unless the plan is still this one
@@ -166,6 +166,7 @@ mod tests {
             &["7", "--watch"],
             &["7", "--plan"],
             &["7", "--key", "k"],
+            &["--on", "all", "--plan", "--finish", "1h"],
             &["--on", "all", "7", "a.rpm"],
             &["--on", "all", "a.rpm", "--message-id", "m"],
             &["--on", "all", "a.rpm", "--wait", "1m"],

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::request::{
     responses,
-    run::{duration, follow, key, not_begun, plan, rollout, selection},
+    run::{begin, duration, follow, key, plan, rollout, selection},
 };
 use crate::{
     args::{Selection, Status, Upgrade},
@@ -37,8 +37,9 @@ pub(crate) async fn status(client: &Client, output: Output, args: Status) -> Res
         expire: None,
         idempotency_key: key.clone(),
     };
-    let answer = client.agents().status_agent(client.request(message)).await;
-    let request = answer.map_err(|status| not_begun(&status, key, &keyed()))?.into_inner().request;
+    let mut services = client.agents();
+    let asked = services.status_agent(client.request(message));
+    let request = begin(asked, key, &keyed()).await?.request;
     let id = request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
     let ended = follow(client, output, request, args.follow, args.patience.wait).await;
     // The end alone names only those who have not answered.
@@ -80,9 +81,9 @@ pub(crate) async fn upgrade(
         idempotency_key: key.clone(),
         ..UpgradeAgentsRequest::default()
     };
-    let answer = client.agents().upgrade_agents(client.request(message)).await;
-    let answer = answer.map_err(|status| not_begun(&status, key, &keyed()))?;
-    follow(client, output, answer.into_inner().request, args.follow, WAIT).await
+    let mut services = client.agents();
+    let begun = begin(services.upgrade_agents(client.request(message)), key, &keyed()).await?;
+    follow(client, output, begun.request, args.follow, WAIT).await
 }
 
 fn agents(on: Several, filter: String) -> RequestSelection {

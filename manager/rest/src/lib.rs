@@ -25,6 +25,7 @@ mod problem;
 mod query;
 mod request;
 mod rest;
+mod resume;
 mod router;
 mod rule;
 mod stream;

@@ -25,6 +25,7 @@ use crate::{
     request,
     router::{Found, Router},
     rule::{self, Binding, Body},
+    resume,
     stream::{self, Deadline},
 };
 
@@ -121,6 +122,10 @@ impl Inner {
             )
         })
         .await??;
+        let mut message = message;
+        if binding.method.is_server_streaming() {
+            resume::go_on(&mut message, &head.headers)?;
+        }
         let call = Call {
             method: binding.method.clone(),
             message,

@@ -1,7 +1,7 @@
 //! A stream of answers: newline-delimited JSON, or Server-Sent Events.
 //!
 //! As lines, each message is `{"result": …}` and a failure `{"error": …}` on the last line; as
-//! events, each is the data of a `message` and a failure that of an `error`.
+//! events, each is the data of a `message`, with its cursor as id, and a failure that of an `error`.
 //!
 //! Invariant: a message is taken from the service only when the client has room for it, and the
 //! call ends when the client goes.
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream;
 use goperation::Error;
 use http::{
-    HeaderMap, HeaderValue, Response,
+    HeaderMap, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, VARY},
 };
 use http_body::Frame;
@@ -21,7 +21,7 @@ use prost_reflect::DynamicMessage;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Status, Streaming};
 
-use crate::{Answer, answer, call::too_late, headers, problem, rule::Binding};
+use crate::{Answer, answer, call::too_late, headers, problem, resume, rule::Binding};
 
 /// How long a failure has to be the answer itself; a stream that is silent for longer has begun.
 const FIRST: Duration = Duration::from_millis(250);
@@ -59,6 +59,12 @@ pub(crate) async fn messages(
         Err(_) => None,
     };
     let events = headers::wants_events(asked);
+    if resume::is_back(asked) && matches!(first, Some(Ok(None))) {
+        // There is nothing more: this is how a reader of events is told not to come back.
+        let mut response = Response::new(Answer::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(response);
+    }
     let state = State { messages, first, binding, deadline, events, ended: false };
     let body = stream::unfold(state, |mut state| async {
         let bytes = state.next().await?;
@@ -93,7 +99,7 @@ impl State {
             Next::Message(Ok(None)) => None,
             Next::Message(Ok(Some(message))) => {
                 Some(match answer::bytes(&message, &self.binding) {
-                    Ok(json) => self.message(&json),
+                    Ok(json) => self.message(&message, &json),
                     Err(error) => self.failure(&error),
                 })
             }
@@ -119,10 +125,12 @@ impl State {
         }
     }
 
-    fn message(&self, json: &[u8]) -> Bytes {
-        let (before, after): (&[u8], &[u8]) =
-            if self.events { (b"data: ", b"\n\n") } else { (b"{\"result\":", b"}\n") };
-        [before, json, after].concat().into()
+    fn message(&self, message: &DynamicMessage, json: &[u8]) -> Bytes {
+        if !self.events {
+            return [b"{\"result\":", json, b"}\n"].concat().into();
+        }
+        let id = resume::id(message).map(|id| format!("id: {id}\n")).unwrap_or_default();
+        [id.as_bytes(), b"data: ", json, b"\n\n"].concat().into()
     }
 
     fn failure(&mut self, error: &Error) -> Bytes {

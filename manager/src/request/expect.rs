@@ -19,7 +19,7 @@ pub(super) fn expect(
     }
     if agent.reserved {
         let why = "it is only on record: no agent has registered as it yet";
-        return Some((Reason::AgentOffline, why.to_owned()));
+        return Some((Reason::QueueNotFound, why.to_owned()));
     }
     if !online {
         return Some((Reason::AgentOffline, "it is offline".to_owned()));
@@ -120,7 +120,7 @@ mod tests {
                 let is = agent(status);
                 assert_eq!(reason(&is, false, namespace), Some(Reason::AgentOffline));
                 let reserved = AgentRecord { reserved: true, ..is.clone() };
-                assert_eq!(reason(&reserved, true, namespace), Some(Reason::AgentOffline));
+                assert_eq!(reason(&reserved, true, namespace), Some(Reason::QueueNotFound));
                 let deleted = AgentRecord { deleted: true, reserved: true, ..is };
                 assert_eq!(reason(&deleted, true, namespace), Some(Reason::QueueNotFound));
             }

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use goperation::{
-    JsonObject, MANAGER_NAMESPACE, MessageId,
+    JsonObject, MANAGER_NAMESPACE, MessageId, Reason,
     v1::{
         self, CreateRequestRequest, CreateRequestResponse, PlanRequestRequest, RequestHook,
         RequestSelection, Rollout,
     },
 };
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use super::{
     text,
@@ -49,16 +49,28 @@ pub(super) async fn run(client: &Client, output: Output, args: RunRequest) -> Re
         ..Subject::default()
     };
     let key = message.idempotency_key.clone();
-    let answer = client.requests().create_request(client.request(message)).await;
-    let answer = answer.map_err(|status| not_begun(&status, key, &subject))?;
-    follow(client, output, answer.into_inner().request, how, wait).await
+    let mut requests = client.requests();
+    let begun = begin(requests.create_request(client.request(message)), key, &subject).await?;
+    follow(client, output, begun.request, how, wait).await
 }
 
-/// Why a request has not begun, or may have: with the key under which to ask again.
-pub(crate) fn not_begun(status: &Status, key: String, subject: &Subject) -> Error {
-    let mut error = goperation::Error::from_status(status);
-    error.metadata.entry(KEY.to_owned()).or_insert(key);
-    Error::from(error).about(subject)
+/// Begins a request. Where it has not begun, or may have, the key is told under which to ask again.
+pub(crate) async fn begin<T>(
+    begins: impl Future<Output = Result<Response<T>, Status>>,
+    key: String,
+    subject: &Subject,
+) -> Result<T, Error> {
+    let answer = tokio::select! {
+        answer = begins => answer.map_err(|status| goperation::Error::from_status(&status)),
+        _ = tokio::signal::ctrl_c() => Err(goperation::Error::new(
+            Reason::OutcomeUnknown,
+            "interrupted before the manager has answered, so the request may have begun",
+        )),
+    };
+    answer.map(Response::into_inner).map_err(|mut error| {
+        error.metadata.entry(KEY.to_owned()).or_insert(key);
+        Error::from(error).about(subject)
+    })
 }
 
 /// Waits for the end of a request that has begun, unless that is not wished.
