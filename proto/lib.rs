@@ -8,6 +8,7 @@ mod error;
 mod ids;
 mod name;
 mod ranges;
+mod share;
 mod status;
 mod time;
 mod value;
@@ -19,6 +20,7 @@ pub use name::{
     AgentType, EndpointName, HostName, MANAGER_NAMESPACE, MethodName, NotifyName, RESERVED,
 };
 pub use ranges::Ranges;
+pub use share::{NoShare, Share};
 pub use status::AgentStatus;
 pub use time::{from_timestamp, now_millis, parse_grpc_timeout, to_duration, to_timestamp};
 pub use value::{JsonObject, MAX_SAFE_INTEGER, check_object, json_to_struct, struct_to_json};

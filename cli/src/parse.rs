@@ -5,7 +5,7 @@
 use std::{fmt, fs, io::Read as _, time::Duration};
 
 use goperation::{
-    AgentType, EndpointName, JsonObject, MANAGER_NAMESPACE, Ranges, json_to_struct,
+    AgentType, EndpointName, JsonObject, MANAGER_NAMESPACE, NoShare, Ranges, Share, json_to_struct,
     v1::{PortWish, Protocol},
 };
 use prost_types::Struct;
@@ -212,16 +212,8 @@ pub(crate) fn several(text: &str) -> Result<Several, String> {
 }
 
 /// A number, or a percentage of all: `2`, `5%`.
-pub(crate) fn share(text: &str) -> Result<String, String> {
-    let fits = match text.strip_suffix('%') {
-        Some(percent) => digits(percent).is_some_and(|percent| percent <= 100),
-        None => digits(text).is_some(),
-    };
-    if fits { Ok(text.to_owned()) } else { Err(format!("`{text}` is not a number or 0% to 100%")) }
-}
-
-fn digits(text: &str) -> Option<u32> {
-    if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
+pub(crate) fn share(text: &str) -> Result<String, NoShare> {
+    text.parse::<Share>().map(|_| text.to_owned())
 }
 
 /// Agents as ranges, or none.

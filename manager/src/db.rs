@@ -2,7 +2,8 @@
 //!
 //! Invariant: a transaction is applied only if every key that it read still has the value that it
 //! read, and [`Tx::commit`] says yes only when that is durable. A transaction that only read
-//! waits until what it read is durable.
+//! waits until what it read is durable. Those that lose against others over a key take turns, so each
+//! is tried about twice, however many they are.
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +15,13 @@ use goperation::{Error, Reason, Result};
 use goperation_store::{self as store, Key, Outcome, Scan, Store, Txn, Value};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::from_store;
+use crate::{
+    error::from_store,
+    turns::{Turn, Turns},
+};
 
 /// How long a transaction is tried again when others are faster.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest pause before a try.
-const LONGEST_PAUSE: u64 = 20;
 
 /// What is stored: a protobuf message behind one byte that says its version.
 pub(crate) trait Record: prost::Message + Default {
@@ -68,11 +70,13 @@ struct Broken {
 pub(crate) struct Db {
     store: Arc<dyn Store>,
     broken: Arc<Broken>,
+    /// Whose turn it is to change a key over which transactions have met.
+    turns: Turns,
 }
 
 impl Db {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, broken: Arc::default() }
+        Self { store, broken: Arc::default(), turns: Turns::default() }
     }
 
     fn failed(&self, error: store::Error) -> Error {
@@ -147,7 +151,7 @@ impl Db {
             reads: BTreeMap::new(),
             writes: BTreeMap::new(),
             began: Instant::now(),
-            conflicts: 0,
+            turn: None,
         }
     }
 }
@@ -159,7 +163,8 @@ pub(crate) struct Tx {
     reads: BTreeMap<Key, Option<Value>>,
     writes: BTreeMap<Key, Option<Value>>,
     began: Instant,
-    conflicts: u64,
+    /// Over the key for which it has lost last.
+    turn: Option<Turn>,
 }
 
 impl Tx {
@@ -235,24 +240,85 @@ impl Tx {
             };
         }
         match self.db.store.commit(txn).await.map_err(|e| self.db.failed(e))? {
-            Outcome::Applied => Ok(true),
-            Outcome::Conflict { key, .. } => self.lost(&key).await.map(|()| false),
+            Outcome::Applied => {
+                self.turn = None;
+                Ok(true)
+            }
+            Outcome::Conflict { key, .. } => self.lost(key).await.map(|()| false),
         }
     }
 
-    async fn lost(&mut self, key: &[u8]) -> Result<()> {
-        self.conflicts += 1;
-        if self.began.elapsed() > PATIENCE {
-            let key = String::from_utf8_lossy(key);
-            return Err(Error::new(
-                Reason::Unavailable,
-                format!("too many changes to {key} at once; nothing was done, try again"),
-            )
-            .with_retry_after(Duration::from_secs(1)));
+    /// Waits until nobody else who has lost over that key tries again.
+    async fn lost(&mut self, key: Key) -> Result<()> {
+        // Never two turns, or two transactions could wait for each other.
+        self.turn = None;
+        let left = PATIENCE.saturating_sub(self.began.elapsed());
+        self.turn = self.db.turns.wait(key.as_slice(), left).await;
+        if self.turn.is_some() {
+            return Ok(());
         }
-        // The first try again is at once: one conflict is no crowd.
-        let pause = rand::random_range(0..=(self.conflicts - 1).min(LONGEST_PAUSE));
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        Ok(())
+        let key = String::from_utf8_lossy(&key);
+        let what = format!("too many changes to {key} at once; nothing was done, try again");
+        Err(Error::new(Reason::Unavailable, what).with_retry_after(Duration::from_secs(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::repeat_with;
+
+    use futures::future::join_all;
+    use goperation_store::{Options, SledStore};
+
+    use super::*;
+
+    async fn raise(db: &Db, tries: &mut usize) {
+        let mut tx = db.begin();
+        loop {
+            *tries += 1;
+            let number = tx.number(b"n".to_vec()).await.unwrap();
+            tx.put_number(b"n".to_vec(), number + 1);
+            if tx.commit().await.unwrap() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn however_many_change_one_key_each_is_tried_about_twice() {
+        const MANY: usize = 500;
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(Options::new(folder.path())).unwrap();
+        let db = Db::new(Arc::new(store.clone()));
+        let each = join_all(
+            repeat_with(|| async {
+                let mut tries = 0;
+                raise(&db, &mut tries).await;
+                tries
+            })
+            .take(MANY),
+        )
+        .await;
+        assert_eq!(db.begin().number(b"n".to_vec()).await.unwrap(), MANY as u64);
+        let tries: usize = each.iter().sum();
+        assert!(tries <= 3 * MANY, "{tries} tries");
+        drop(db);
+        store.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_turn_does_not_come_in_time_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(Options::new(folder.path())).unwrap();
+        let db = Db::new(Arc::new(store.clone()));
+        let _turn = db.turns.wait("n", PATIENCE).await.unwrap();
+        let mut tx = db.begin();
+        assert_eq!(tx.number(b"n".to_vec()).await.unwrap(), 0);
+        raise(&db, &mut 0).await;
+        tx.put_number(b"n".to_vec(), 1);
+        let error = tx.commit().await.unwrap_err();
+        assert_eq!((error.reason, error.retry_after.is_some()), (Reason::Unavailable, true));
+        drop((tx, db));
+        store.close().await;
     }
 }

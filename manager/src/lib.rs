@@ -24,6 +24,7 @@ mod request;
 mod rpc;
 mod server;
 mod service;
+mod turns;
 
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ pub async fn run(
         abort: CancellationToken::new(),
         deletes: Notify::new(),
         queues: Notify::new(),
-        turns: app::Turns::default(),
+        turns: turns::Turns::default(),
         upgrades: app::Upgrades::default(),
     });
     app.drop_broken_deletes().await.map_err(Error::Record)?;

@@ -87,9 +87,9 @@ impl Site {
         Self::start_all(WAIT, lease, RabbitConfig::default(), None).await
     }
 
-    /// As [`Self::start`], with a bridge in a process of its own.
-    pub(crate) async fn start_bridged() -> Self {
-        Self::start_all(WAIT, LEASE, RabbitConfig::default(), Some(free_port())).await
+    /// As [`Self::start_leased`], with a bridge in a process of its own.
+    pub(crate) async fn start_bridged(lease: Duration) -> Self {
+        Self::start_all(WAIT, lease, RabbitConfig::default(), Some(free_port())).await
     }
 
     async fn start_all(

@@ -22,10 +22,9 @@ use crate::{
     large::{self, Turn},
     percent,
     problem::{self, problem},
-    request,
+    request, resume,
     router::{Found, Router},
     rule::{self, Binding, Body},
-    resume,
     stream::{self, Deadline},
 };
 

@@ -410,9 +410,10 @@ impl App {
                     Ok(()) => {}
                     // What has expired must not be in anybody's way.
                     Err(_) if !swept => {
+                        // The sweep may want the turn that this one has.
+                        tx = self.db.begin();
                         self.sweep_caches(now).await?;
                         swept = true;
-                        tx = self.db.begin();
                         continue;
                     }
                     Err(bound) => return Err(self.full(bound, now).await?),

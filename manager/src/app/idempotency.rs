@@ -157,7 +157,7 @@ impl App {
         let begun = Instant::now();
         let name = key.key.as_str().to_owned();
         let record = keys::idempotency(&name);
-        let Some(_turn) = self.turns.wait(&name, wait).await else {
+        let Some(_turn) = self.turns.wait(name.as_str(), wait).await else {
             let known: Option<KeyRecord> = self.db.get(record).await?;
             return match known.as_ref().map(|known| key.answer(known)).transpose()?.flatten() {
                 Some(answer) => Ok(answer),

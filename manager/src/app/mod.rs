@@ -30,12 +30,10 @@ mod reports;
 mod reserved;
 mod status;
 mod sync;
-mod turns;
 mod upgrade;
 
 pub(crate) use once::{Key, Seal, content, given_key};
 pub(crate) use register::authorise;
-pub(crate) use turns::Turns;
 pub(crate) use upgrade::Upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -54,6 +52,7 @@ use crate::{
     lease::Leases,
     record::AgentRecord,
     request::Requests,
+    turns::Turns,
 };
 
 /// What the services share.

@@ -253,7 +253,7 @@ impl App {
         let begun = Instant::now();
         let hash = digest([method.as_bytes(), content]);
         let name = key.0.clone();
-        let turn = self.turns.wait(&name, wait).await;
+        let turn = self.turns.wait(name.as_str(), wait).await;
         let former = self.db.get::<KeyRecord>(keys::idempotency(&name)).await?;
         let former_until = former.as_ref().map(|former| former.keep_until);
         let known = former.filter(|former| former.keep_until > now_millis());

@@ -24,12 +24,13 @@ use super::{
     run,
 };
 use crate::{
-    app::{App, Turns},
+    app::App,
     check,
     config::RequestsConfig,
     db::Tx,
     keys,
     record::{RequestRecord, RowRecord},
+    turns::Turns,
 };
 
 /// Asks that wait for a run.
@@ -153,7 +154,7 @@ impl App {
         mut tx: Tx,
     ) -> Result<RequestRecord> {
         let id = record.id.clone();
-        let _turn = self.requests.turns.wait(&id, LOAD).await.ok_or_else(busy)?;
+        let _turn = self.requests.turns.wait(id.as_str(), LOAD).await.ok_or_else(busy)?;
         if let Some(there) = self.db.get(keys::request(&id)).await? {
             return Ok(there);
         }

@@ -4,7 +4,7 @@
 //! Invariant: pure. Every agent is in exactly one batch; batches are numbered from 1 without gap in
 //! the order of the agents, and all but the last are full.
 
-use goperation::{Error, Result, to_duration, v1::Rollout};
+use goperation::{Error, Result, Share, to_duration, v1::Rollout};
 
 use crate::check::Violations;
 
@@ -78,51 +78,17 @@ impl Shape {
 /// # Errors
 /// `INVALID_ARGUMENT` naming the field.
 pub(super) fn max_failures(field: &str, text: &str, agents: usize) -> Result<u32> {
-    let failures = match Amount::read(text) {
-        Some(Amount::Number(number)) => Some(number),
-        Some(Amount::Percent(percent)) => u32::try_from(share(percent, agents)).ok(),
-        None => None,
-    };
+    let failures =
+        text.parse::<Share>().ok().and_then(|share| u32::try_from(share.of(agents)).ok());
     failures.ok_or_else(|| Error::invalid(field, "must be a number from 0, or 0% to 100%"))
 }
 
 /// Agents of a batch, at least one.
 fn batch(field: &str, text: &str, agents: usize) -> Result<usize> {
-    match Amount::read(text) {
-        Some(Amount::Number(number)) if number > 0 => {
-            Ok(usize::try_from(number).unwrap_or(usize::MAX))
-        }
-        Some(Amount::Percent(percent)) if percent > 0 => Ok(share(percent, agents).max(1)),
+    match text.parse::<Share>() {
+        Ok(share) if !share.is_none() => Ok(share.of(agents).max(1)),
         _ => Err(Error::invalid(field, "must be a number from 1, or 1% to 100%")),
     }
-}
-
-/// A number, or a percentage of all.
-enum Amount {
-    Number(u32),
-    Percent(u8),
-}
-
-impl Amount {
-    fn read(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        match text.strip_suffix('%').map(str::trim_end) {
-            Some(percent) if digits(percent) => {
-                percent.parse::<u8>().ok().filter(|&percent| percent <= 100).map(Self::Percent)
-            }
-            None if digits(text) => text.parse().ok().map(Self::Number),
-            _ => None,
-        }
-    }
-}
-
-/// A percentage of the agents, rounded up.
-fn share(percent: u8, agents: usize) -> usize {
-    // Not the product first: it need not fit.
-    let (hundreds, rest) = (agents / 100, agents % 100);
-    let percent = usize::from(percent);
-    hundreds * percent + (rest * percent).div_ceil(100)
 }
 
 #[cfg(test)]
@@ -220,20 +186,13 @@ mod tests {
             ("34 %", Some(17), Some(17)),
             ("100%", Some(50), Some(50)),
             ("101%", None, None),
-            ("4294967296", None, None),
             ("", None, None),
-            ("%", None, None),
-            ("-1", None, None),
-            ("+1", None, None),
-            ("1.5%", None, None),
-            ("5%%", None, None),
-            ("5 5%", None, None),
         ] {
             assert_eq!(batch("f", text, 50).ok(), size, "{text}");
             assert_eq!(max_failures("f", text, 50).ok(), failures, "{text}");
         }
         assert_eq!(batch("f", "1%", 0).unwrap(), 1);
-        assert_eq!(share(100, usize::MAX), usize::MAX);
+        assert_eq!(batch("f", "100%", usize::MAX).unwrap(), usize::MAX);
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use uuid::Uuid;
 
+use crate::failure;
 use crate::guard::{self, Guarded, Swept};
 use crate::rabbit::tail;
 use crate::tools::{GOP_ENV, profile_folder};
@@ -19,7 +20,7 @@ use crate::{Result, poll_for};
 
 /// How long a start may take; it takes far less unless the machine is busy.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const LOG_LINES: usize = 60;
+const LOG_LINES: usize = 30;
 
 /// The built `gop` program: the one that the environment names, or that of this build profile.
 ///
@@ -144,6 +145,7 @@ impl GopProcess {
         env: &[(&str, &str)],
     ) -> Result<Self> {
         let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        failure::watch();
         let name = format!("gop-{}", Uuid::new_v4().simple());
         let stdout = guard::scratch().join(format!("{name}.stdout"));
         let stderr = guard::scratch().join(format!("{name}.stderr"));
@@ -254,8 +256,13 @@ impl Drop for GopProcess {
         if let Some(games) = &self.games {
             games.kill();
         }
-        // Captured by the test runner, which shows it when the test has failed.
-        eprintln!("--- log of gop {}\n{}", self.args.join(OsStr::new(" ")).display(), self.log());
+        // Captured by the test runner, which shows it when the test has failed. Of many logs a
+        // reader may see only a part, so each says why it is there.
+        let args = self.args.join(OsStr::new(" "));
+        if let Some(why) = failure::first() {
+            eprintln!("--- the test had failed: {why}");
+        }
+        eprintln!("--- log of gop {}\n{}", args.display(), self.log());
     }
 }
 

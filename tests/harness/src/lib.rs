@@ -11,6 +11,7 @@
     reason = "a test helper: a broken test environment must stop the test, loudly"
 )]
 
+mod failure;
 mod gop;
 pub mod guard;
 mod ledger;

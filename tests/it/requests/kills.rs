@@ -7,17 +7,25 @@
 //! and all is started again, in an order of the seed.
 
 mod round;
+mod stalls;
 mod streams;
 mod truth;
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
 use goperation::v1;
 use goperation_harness::GopProcess;
 use rand::{SeedableRng as _, rngs::StdRng};
 
-use self::round::{Met, Ran};
+use self::{
+    round::{Met, Ran},
+    stalls::Stalls,
+};
 use super::stage::{END, adds_up, work};
 use crate::{emulation::Emulation, procs::Site};
 
@@ -27,12 +35,16 @@ const ROUNDS: usize = 20;
 const PROCESSES: u32 = 10;
 const AGENTS_EACH: u32 = 10;
 const AGENTS: u32 = PROCESSES * AGENTS_EACH;
+/// The longest, for a disk that stalls: whoever lives is not offline.
+const LEASE: Duration = Duration::from_secs(15);
 /// The seed, unless the environment variable names another one.
 const SEED: u64 = 0x7265_7175_6573_7421;
 const SEED_ENV: &str = "GOP_TEST_SEED";
 
 /// A site, and agents that do all well but for three that fail and one that answers late.
 struct Stage {
+    /// Dropped before the folder is.
+    stalls: Stalls,
     site: Site,
     emulations: Vec<Arc<Emulation>>,
     processes: Vec<GopProcess>,
@@ -46,7 +58,7 @@ struct Stage {
 
 impl Stage {
     async fn start(seed: u64) -> Self {
-        let site = Site::start_bridged().await;
+        let site = Site::start_bridged(LEASE).await;
         let emulations: Vec<_> = (0..PROCESSES)
             .map(|process| {
                 let first = (process * AGENTS_EACH + 1).to_string();
@@ -63,6 +75,7 @@ impl Stage {
             .collect();
         let processes = join_all(emulations.iter().map(|emulation| emulation.start())).await;
         Self {
+            stalls: Stalls::watch(site.path()),
             site,
             emulations,
             processes,

@@ -89,12 +89,40 @@ impl Rest {
         follow: bool,
         form: Form,
     ) -> Result<Result<Frames, (u16, Value)>, String> {
+        self.watch_from(id, cursor, None, follow, form).await
+    }
+
+    /// Watches a request as a browser that comes back: by the address of its first try, and the id
+    /// of the last event that it has seen. A body that is empty is null.
+    pub(crate) async fn come_back(
+        &self,
+        id: &str,
+        first: &str,
+        last: &str,
+    ) -> Result<Frames, (u16, Value)> {
+        self.watch_from(id, first, Some(last), false, Form::Events).await.unwrap()
+    }
+
+    async fn watch_from(
+        &self,
+        id: &str,
+        cursor: &str,
+        last: Option<&str>,
+        follow: bool,
+        form: Form,
+    ) -> Result<Result<Frames, (u16, Value)>, String> {
         let path = format!("/v1/requests/{id}:watch?cursor={cursor}&follow={follow}");
         let request = http::Request::get(format!("http://{}{path}", self.address))
-            .header("accept", form.kind())
-            .body(Full::default())
-            .unwrap();
+            .header("accept", form.kind());
+        let request = match last {
+            Some(last) => request.header("last-event-id", last),
+            None => request,
+        };
+        let request = request.body(Full::default()).unwrap();
         let (parts, body) = self.http.request(request).await.map_err(text)?.into_parts();
+        if parts.status == http::StatusCode::NO_CONTENT {
+            return Ok(Err((parts.status.as_u16(), Value::Null)));
+        }
         if parts.status != http::StatusCode::OK {
             let body = body.collect().await.map_err(text)?.to_bytes();
             let json = serde_json::from_slice(&body).unwrap_or_else(|e| panic!("{e} in {body:?}"));
@@ -163,8 +191,13 @@ impl Frames {
             }
             Form::Events if part == ":" => None,
             Form::Events => {
-                let data = part.strip_prefix("data: ").unwrap_or_else(|| panic!("{part}"));
-                Some(read(data))
+                let (id, data) = part
+                    .strip_prefix("id: ")
+                    .and_then(|part| part.split_once("\ndata: "))
+                    .unwrap_or_else(|| panic!("{part}"));
+                let event = read(data);
+                assert_eq!(event["cursor"], id, "{part}");
+                Some(event)
             }
         }
     }

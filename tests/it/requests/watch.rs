@@ -280,7 +280,10 @@ async fn heavy_a_stream_that_was_cut_a_hundred_times_is_the_record() {
 
 /// Every event up to the summary by REST, or all from a cursor on up to it.
 async fn by_rest(rest: &Rest, id: &str, cursor: &str, form: Form) -> Vec<Event> {
-    let mut frames = rest.watch(id, cursor, false, form).await.unwrap().unwrap();
+    all(rest.watch(id, cursor, false, form).await.unwrap().unwrap()).await
+}
+
+async fn all(mut frames: Frames) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(event) = timeout(END, frames.next()).await.expect("in time").unwrap() {
         events.push(event);
@@ -322,6 +325,18 @@ async fn by_rest_a_stream_says_what_it_says_by_grpc() {
         let other = "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77";
         let (status, body) = rest.watch(other, "", false, form).await.unwrap().unwrap_err();
         assert_eq!((status, &body["details"][0]["reason"]), (404, &json!("REQUEST_NOT_FOUND")));
+    }
+    // A browser comes back by the address of its first try; what it has seen is newer.
+    for first in ["", grpc[0].cursor.as_str()] {
+        for (at, event) in grpc.iter().enumerate().take(grpc.len() - 1) {
+            let frames = rest.come_back(&id, first, &event.cursor).await.unwrap();
+            assert_eq!(all(frames).await, grpc[at + 1..]);
+        }
+        let last = &grpc.last().unwrap().cursor;
+        let (status, body) = rest.come_back(&id, first, last).await.unwrap_err();
+        assert_eq!((status, body), (204, serde_json::Value::Null), "it is to come back no more");
+        let (status, body) = rest.come_back(&id, first, "7.not").await.unwrap_err();
+        assert_eq!((status, &body["details"][0]["reason"]), (400, &json!("INVALID_ARGUMENT")));
     }
     site.stop().await;
 }

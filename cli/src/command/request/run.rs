@@ -250,6 +250,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_plan_does_not_ask_for_is_refused() {
+        let run = ["gop", "request", "run", "echo", "--on", "all"];
+        assert!(typed(&["--on", "all", "--plan", "--batch", "10%", "--args", "{}"]).plan);
+        for more in [
+            &["--plan", "--finish", "1m"][..],
+            &["--plan", "--expire", "1m"],
+            &["--plan", "--pre-run", "{}"],
+            &["--plan", "--after-run", "{}"],
+            &["--plan", "--post-run", "{}"],
+            &["--plan", "--wait", "1m"],
+            &["--plan", "--watch"],
+            &["--plan", "--detach"],
+            &["--plan", "--key", "k"],
+            &["--detach", "--wait", "1m"],
+        ] {
+            let error = Cli::try_parse_from(run.iter().chain(more)).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{more:?}: {error}");
+        }
+    }
+
+    #[test]
     fn a_hook_has_its_four_fields_only() {
         let text = r#"{"executer": "http", "ekwargs": {"url": "http://h"}, "condition": "agents"}"#;
         let read = hook("--pre-run", Some(text.to_owned())).unwrap().unwrap();

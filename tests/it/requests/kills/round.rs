@@ -172,7 +172,7 @@ impl Stage {
             let Settled { request, rows, effects, joined } = self.settled(&ran, watched).await;
             adds_up(&request, &rows);
             self.is_true(&ran, &rows, &effects);
-            let late = ended_late(&request, killed, self.back);
+            let late = self.ended_late(&request, killed);
             met.slowest = met.slowest.max(late.unwrap_or_else(|why| panic!("{why}: {request:?}")));
             met.late += request.counts.unwrap().late;
             let interrupted = rows.values().filter(|row| row.reason == "INTERRUPTED").count();
@@ -273,26 +273,31 @@ impl Stage {
             Err(_) => panic!("{ran:?} is not settled: {}", why.borrow()),
         }
     }
-}
 
-/// How many milliseconds after its deadline and the manager's return it ended; an error when that is
-/// too late.
-///
-/// The end is what the manager that wrote it says, against the moment at which the test saw that
-/// manager's line `ready`: one clock, and nothing that the test itself is slow in counts.
-fn ended_late(request: &v1::Request, killed: u64, back: u64) -> Result<u64, String> {
-    let time = |time: &Option<prost_types::Timestamp>| from_timestamp(time.as_ref().unwrap());
-    let (end, deadline) = (time(&request.end_time), time(&request.deadline));
-    let by_deadline = deadline + NOTICE;
-    let latest = if end < killed { by_deadline } else { by_deadline.max(back + RETURN) };
-    let earliest = if end < killed { deadline } else { deadline.max(back) };
-    if end <= latest {
-        Ok(end.saturating_sub(earliest))
-    } else {
-        Err(format!(
-            "it ended {} ms after its deadline and {} ms after the manager's return",
-            end - deadline,
-            end.saturating_sub(back)
-        ))
+    /// How many milliseconds after its deadline and the manager's return it ended; an error when
+    /// that is too late.
+    ///
+    /// The end is what the manager that wrote it says, against the moment at which the test saw that
+    /// manager's line `ready`: one clock, and nothing that the test itself is slow in counts. Nor
+    /// does what the disk was slow in.
+    fn ended_late(&self, request: &v1::Request, killed: u64) -> Result<u64, String> {
+        let time = |time: &Option<prost_types::Timestamp>| from_timestamp(time.as_ref().unwrap());
+        let (end, deadline) = (time(&request.end_time), time(&request.deadline));
+        let (earliest, latest) = if end < killed {
+            (deadline, deadline + NOTICE)
+        } else {
+            (deadline.max(self.back), (deadline + NOTICE).max(self.back + RETURN))
+        };
+        let stalled = self.stalls.within((earliest, end));
+        if end <= latest + stalled {
+            Ok(end.saturating_sub(earliest))
+        } else {
+            Err(format!(
+                "it ended {} ms after its deadline and {} ms after the manager's return, and the \
+                 disk did not answer for {stalled} ms of that",
+                end - deadline,
+                end.saturating_sub(self.back)
+            ))
+        }
     }
 }

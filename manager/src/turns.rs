@@ -1,7 +1,7 @@
 //! Turns of what must not be done twice at the same time under one name.
 //!
 //! Invariant: at most one turn of a name is held, and a name that nobody has or waits for is not
-//! kept.
+//! kept. Turns of a name come in the order in which they were waited for.
 
 use std::{
     collections::HashMap,
@@ -11,41 +11,44 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
-/// The keys under which something is being done, each with its queue.
-#[derive(Debug, Default)]
-pub(crate) struct Turns(Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>);
+type Queue = Arc<tokio::sync::Mutex<()>>;
 
-/// A request's turn, had or waited for. A key that nobody waits for any more is forgotten.
+/// The names under which something is being done, each with its queue.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Turns(Arc<Mutex<HashMap<Vec<u8>, Queue>>>);
+
+/// A turn, had or waited for. A name that nobody waits for any more is forgotten.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    turns: &'a Turns,
-    name: &'a str,
-    queue: Arc<tokio::sync::Mutex<()>>,
+pub(crate) struct Turn {
+    turns: Turns,
+    name: Vec<u8>,
+    queue: Queue,
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Turns {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<()>>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Queue>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for its turn; none when it did not come in time.
-    pub(crate) async fn wait<'a>(&'a self, name: &'a str, wait: Duration) -> Option<Turn<'a>> {
-        let queue = self.all().entry(name.to_owned()).or_default().clone();
-        let mut turn = Turn { turns: self, name, queue, held: None };
+    pub(crate) async fn wait(&self, name: impl Into<Vec<u8>>, wait: Duration) -> Option<Turn> {
+        let name = name.into();
+        let queue = self.all().entry(name.clone()).or_default().clone();
+        let mut turn = Turn { turns: self.clone(), name, queue, held: None };
         let held = tokio::time::timeout(wait, turn.queue.clone().lock_owned()).await.ok()?;
         turn.held = Some(held);
         Some(turn)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.held = None;
         let mut all = self.turns.all();
         // The map's and our own.
         if Arc::strong_count(&self.queue) == 2 {
-            all.remove(self.name);
+            all.remove(&self.name);
         }
     }
 }
