@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing here has behaviour of a role. What lives here crosses a process boundary.
 
+mod answer;
 mod config;
 mod error;
 mod ids;
@@ -23,7 +24,9 @@ pub use ranges::Ranges;
 pub use share::{NoShare, Share};
 pub use status::AgentStatus;
 pub use time::{from_timestamp, now_millis, parse_grpc_timeout, to_duration, to_timestamp};
-pub use value::{JsonObject, MAX_SAFE_INTEGER, check_object, json_to_struct, struct_to_json};
+pub use value::{
+    JsonObject, MAX_DEPTH, MAX_SAFE_INTEGER, check_object, json_to_struct, struct_to_json,
+};
 
 /// The encoded `FileDescriptorSet` of the API with every option kept, `google.api.http` included.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

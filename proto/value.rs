@@ -14,8 +14,10 @@ pub type JsonObject = serde_json::Map<String, Value>;
 /// 2^53: the largest integer up to which a double has every integer.
 pub const MAX_SAFE_INTEGER: u64 = 1 << 53;
 
-/// Nesting beyond this is refused: readers recurse.
-const MAX_DEPTH: usize = 64;
+/// Nesting beyond this is refused: a level is up to three messages within each other in a
+/// `google.protobuf.Struct`, and readers of protobuf take no more than 100, those of the message
+/// around it among them.
+pub const MAX_DEPTH: usize = 30;
 
 /// The JSON object of a protobuf struct; none is an empty one.
 ///
@@ -39,7 +41,7 @@ pub fn json_to_struct(field: &str, object: &JsonObject) -> Result<Struct, Error>
 /// Whether a JSON object can cross unchanged.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` naming, below `field`, every integer beyond ±2^53 and nesting beyond 64.
+/// `INVALID_ARGUMENT` naming, below `field`, every integer beyond ±2^53 and nesting beyond [`MAX_DEPTH`].
 pub fn check_object(field: &str, object: &JsonObject) -> Result<(), Error> {
     let mut bad = Vec::new();
     for (key, value) in object {
@@ -48,13 +50,17 @@ pub fn check_object(field: &str, object: &JsonObject) -> Result<(), Error> {
     if bad.is_empty() { Ok(()) } else { Err(Error::violations(bad)) }
 }
 
+fn too_deep() -> String {
+    format!("is nested more than {MAX_DEPTH} deep")
+}
+
 fn violation(path: &str, description: &str) -> Violation {
     Violation { field: path.to_owned(), description: description.to_owned() }
 }
 
 fn check(path: &str, value: &Value, depth: usize, bad: &mut Vec<Violation>) {
     if depth > MAX_DEPTH {
-        return bad.push(violation(path, "is nested more than 64 deep"));
+        return bad.push(violation(path, &too_deep()));
     }
     match value {
         Value::Number(n) if !is_safe(n) => {
@@ -99,7 +105,7 @@ fn object_to_json(
 
 fn value_to_json(path: &str, value: &PbValue, depth: usize, bad: &mut Vec<Violation>) -> Value {
     if depth > MAX_DEPTH {
-        bad.push(violation(path, "is nested more than 64 deep"));
+        bad.push(violation(path, &too_deep()));
         return Value::Null;
     }
     match &value.kind {
@@ -158,6 +164,26 @@ mod tests {
 
     fn object(value: Value) -> JsonObject {
         value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn whatever_is_not_too_deep_can_be_read_where_it_is_deepest() {
+        use prost::Message as _;
+
+        use crate::v1::{AgentResponse, IndexResponsesResponse, ResponseDetail};
+
+        let nested = |depth| {
+            let inner = (1..depth).fold(json!(1), |inner, _| json!({"a": inner}));
+            object(json!({"result": inner}))
+        };
+        let mut result = json_to_struct("r", &nested(MAX_DEPTH)).unwrap();
+        let detail =
+            ResponseDetail { id: 1, result: result.fields.remove("result"), resultcode: 0 };
+        let response = AgentResponse { details: vec![detail], ..AgentResponse::default() };
+        let all = IndexResponsesResponse { responses: vec![response], ..Default::default() };
+        assert_eq!(IndexResponsesResponse::decode(&*all.encode_to_vec()).unwrap(), all);
+        let error = json_to_struct("r", &nested(MAX_DEPTH + 1)).unwrap_err();
+        assert!(error.violations[0].description.ends_with("more than 30 deep"), "{error:?}");
     }
 
     #[test]

@@ -149,12 +149,6 @@ impl Entry {
         self.request.as_deref()
     }
 
-    /// Its method.
-    #[must_use]
-    pub(crate) fn method(&self) -> &str {
-        &self.method
-    }
-
     /// Whether it was not started, and never will be.
     #[must_use]
     pub(crate) fn is_refused(&self) -> bool {

@@ -12,6 +12,9 @@ use crate::{
     target::{self, Given},
 };
 
+/// How much earlier the bridge's clock may be than the caller's (contract §3).
+const SKEW: Duration = Duration::from_secs(5);
+
 /// Milliseconds of a duration.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -29,7 +32,7 @@ pub(crate) fn finish_time(
     let time = from_timestamp(given);
     if given.seconds < 0 || !(0..1_000_000_000).contains(&given.nanos) {
         fields.bad("finish_time", "must be a time after 1970");
-    } else if time > now.saturating_add(millis(config.max_finish)) {
+    } else if time > now.saturating_add(millis(config.max_finish + SKEW)) {
         let limit = humantime::format_duration(config.max_finish);
         fields.bad("finish_time", format!("must be at most {limit} from now"));
     }

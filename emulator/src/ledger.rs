@@ -164,7 +164,8 @@ fn write(mut file: File, mut orders: mpsc::Receiver<Order>) {
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
             });
         }
-        if ended {
+        // After half a line nothing that follows could be read.
+        if ended || written.is_err() {
             return;
         }
     }

@@ -73,6 +73,10 @@ impl Site {
         if role.standing == Standing::Offline
             && let Some(agent_id) = self.away(role).await?
         {
+            // That it left is on record before its lease is over.
+            if self.stop.run_until_cancelled(gone(agent_id, &ways.manager)).await.is_none() {
+                return Ok(());
+            }
             let agent_id = Some(agent_id);
             stage.send_replace(Stage { agent_id, running: None, settled: true });
             return Ok(());

@@ -63,6 +63,7 @@ pub(crate) async fn gone(id: u32, manager: &Channel) {
     loop {
         match show(manager, id).await {
             Ok(agent) if !agent.online => return,
+            Err(error) if error.reason == Reason::AgentNotFound => return,
             Ok(_) => {}
             Err(error) => debug!(agent = id, %error, "not shown"),
         }

@@ -250,11 +250,14 @@ impl Tx {
 
     /// Waits until nobody else who has lost over that key tries again.
     async fn lost(&mut self, key: Key) -> Result<()> {
-        // Never two turns, or two transactions could wait for each other.
-        self.turn = None;
         let left = PATIENCE.saturating_sub(self.began.elapsed());
-        self.turn = self.db.turns.wait(key.as_slice(), left).await;
-        if self.turn.is_some() {
+        // Who has come meanwhile was faster: that is no reason to go to the end of the queue.
+        if !self.turn.as_ref().is_some_and(|turn| turn.is_of(&key)) {
+            // Never two turns, or two transactions could wait for each other.
+            self.turn = None;
+            self.turn = self.db.turns.wait(key.as_slice(), left).await;
+        }
+        if self.turn.is_some() && !left.is_zero() {
             return Ok(());
         }
         let key = String::from_utf8_lossy(&key);

@@ -42,6 +42,13 @@ impl Turns {
     }
 }
 
+impl Turn {
+    /// Whether it is a turn of that name.
+    pub(crate) fn is_of(&self, name: &[u8]) -> bool {
+        self.name == name
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         self.held = None;

@@ -7,16 +7,11 @@ use goperation::{
     Error, JsonObject, Reason, json_to_struct, to_timestamp,
     v1::{RespondRequest, ResponseDetail, ResponseState},
 };
-use prost::Message as _;
 use serde_json::Value;
 
 use super::wire_id;
 use crate::journal::Entry;
 
-/// Bytes of an answer at most.
-const LARGEST: usize = 1 << 20;
-/// Characters of what an error says in words.
-const WORDS: usize = 4096;
 /// Result code of a method that failed and says nothing else.
 const RESULT_ERROR: i32 = -1;
 /// Result code of what was not started.
@@ -34,19 +29,13 @@ pub(super) fn answer(entry: &Entry, agent: Option<u32>) -> Option<RespondRequest
         end_time: (end > 0).then(|| to_timestamp(end)),
         ..RespondRequest::default()
     };
-    let answer = match outcome {
-        Ok(result) => succeeded(blank.clone(), result),
-        Err(error) if entry.is_refused() => refused(blank.clone(), &error),
-        Err(error) => failed(blank.clone(), &error),
+    let mut answer = match outcome {
+        Ok(result) => succeeded(blank, result),
+        Err(error) if entry.is_refused() => refused(blank, &error),
+        Err(error) => failed(blank, &error),
     };
-    if answer.encoded_len() <= LARGEST {
-        return Some(answer);
-    }
-    let large = format!(
-        "{} has ended; its answer is beyond {LARGEST} bytes and is not sent",
-        entry.method()
-    );
-    Some(failed(blank, &Error::new(Reason::TooLarge, large)))
+    answer.bound();
+    Some(answer)
 }
 
 /// A method that ended by itself: it may say itself that it failed, and what became of each of
@@ -88,7 +77,7 @@ fn refused(mut answer: RespondRequest, error: &Error) -> RespondRequest {
 
 fn with_words(mut answer: RespondRequest, error: &Error) -> RespondRequest {
     answer.reason = error.reason.as_str().to_owned();
-    answer.message = error.message.chars().take(WORDS).collect();
+    answer.message.clone_from(&error.message);
     answer
 }
 
@@ -183,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_the_programs_words_and_is_bounded() {
-        let error = Error::new(Reason::MethodFailed, "ü".repeat(2 * WORDS)).with("stderr", "no");
+    fn a_failure_has_the_programs_words() {
+        let error = Error::new(Reason::MethodFailed, "exit code 3").with("stderr", "no");
         let answer = failed(RespondRequest::default(), &error);
         assert_eq!((answer.state(), answer.resultcode), (ResponseState::Failed, RESULT_ERROR));
-        assert_eq!(answer.message.chars().count(), WORDS);
+        assert_eq!(answer.message, "exit code 3");
         assert_eq!(left(&answer), json!({"stderr": "no"}));
         let answer = refused(RespondRequest::default(), &error);
         assert_eq!((answer.state(), answer.resultcode), (ResponseState::Silent, RESULT_SILENT));

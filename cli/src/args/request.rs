@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::Arguments;
 use crate::parse::{self, Several};
@@ -132,6 +132,20 @@ pub(crate) struct Patience {
     pub(crate) wait: Duration,
 }
 
+/// As [`Patience`], of what is shown only when that is asked for.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct WatchPatience {
+    /// How long to try again when the manager is away
+    #[arg(
+        long,
+        default_value = "1m",
+        value_name = "DURATION",
+        value_parser = parse::duration,
+        requires = "shown"
+    )]
+    pub(crate) wait: Duration,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = RUN)]
 pub(crate) struct RunRequest {
@@ -215,7 +229,7 @@ pub(crate) enum RequestCommand {
     /// Send to no further agent; what was sent may still run
     Cancel(RequestId),
     /// Go on with a roll-out that has stopped
-    #[command(after_help = RESUME)]
+    #[command(after_help = RESUME, group = ArgGroup::new("shown").multiple(true))]
     Resume {
         #[command(flatten)]
         request: RequestId,
@@ -223,13 +237,13 @@ pub(crate) enum RequestCommand {
         #[arg(long = "max-fail", value_name = "N|N%", value_parser = parse::share)]
         max_failures: Option<String>,
         /// Show what happens from its beginning to its end, as `gop request watch` does
-        #[arg(long)]
+        #[arg(long, group = "shown")]
         watch: bool,
         /// The same as lines of JSON
-        #[arg(long)]
+        #[arg(long, group = "shown")]
         jsonl: bool,
         #[command(flatten)]
-        patience: Patience,
+        patience: WatchPatience,
     },
     /// Give up agents that have not answered
     Overtime {

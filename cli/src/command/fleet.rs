@@ -42,9 +42,11 @@ pub(crate) async fn status(client: &Client, output: Output, args: Status) -> Res
     let request = begin(asked, key, &keyed()).await?.request;
     let id = request.as_ref().map(|request| request.id.clone()).unwrap_or_default();
     let ended = follow(client, output, request, args.follow, args.patience.wait).await;
-    // The end alone names only those who have not answered.
-    if ended.is_ok() && !args.follow.jsonl && !args.follow.detach && !output.is_json() {
-        return responses(client, output, &id, "").await;
+    // The end alone names only those who have not answered, and what the others say is wanted all
+    // the same.
+    if !args.follow.jsonl && !args.follow.detach && !output.is_json() {
+        let shown = responses(client, output, &id, "").await;
+        return ended.and(shown);
     }
     ended
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use goperation::{MAX_SAFE_INTEGER, Violation};
+use goperation::{MAX_DEPTH, MAX_SAFE_INTEGER, Violation};
 use prost_reflect::{
     DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, OneofDescriptor,
 };
@@ -18,8 +18,6 @@ use crate::{leaf, wkt};
 const MOST: usize = 100;
 /// How much of a name is repeated.
 const LONGEST: usize = 100;
-/// How deep a value of any JSON may be nested, as the services have it.
-const DEEPEST: usize = 64;
 
 /// Reads a message. What is wrong goes to `bad`.
 pub(crate) fn read(
@@ -152,7 +150,9 @@ impl Check<'_> {
     /// Every number in a value of any JSON must be one that a double holds exactly.
     fn numbers(&mut self, value: &Value, path: &str, depth: usize) {
         match value {
-            _ if depth > DEEPEST => self.push(path, "is nested more than 64 deep"),
+            _ if depth > MAX_DEPTH => {
+                self.push(path, format!("is nested more than {MAX_DEPTH} deep"));
+            }
             Value::Number(number) if !is_safe(number) => {
                 self.push(path, "is an integer beyond ±2^53; send it as text");
             }

@@ -26,7 +26,7 @@ pub(crate) fn id(message: &DynamicMessage) -> Option<String> {
 }
 
 /// Whether a reader of events comes back.
-pub(crate) fn is_back(headers: &HeaderMap) -> bool {
+fn is_back(headers: &HeaderMap) -> bool {
     headers::wants_events(headers) && headers.get(LAST).is_some_and(|last| !last.is_empty())
 }
 

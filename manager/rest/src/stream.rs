@@ -59,7 +59,7 @@ pub(crate) async fn messages(
         Err(_) => None,
     };
     let events = headers::wants_events(asked);
-    if resume::is_back(asked) && matches!(first, Some(Ok(None))) {
+    if events && matches!(first, Some(Ok(None))) {
         // There is nothing more: this is how a reader of events is told not to come back.
         let mut response = Response::new(Answer::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;

@@ -11,11 +11,7 @@ use ::http::{HeaderName, HeaderValue};
 use goperation::{JsonObject, struct_to_json, v1::RequestHook};
 use prost::Message as _;
 
-use crate::{
-    app::App,
-    check::Violations,
-    record::{RequestRecord, RowRecord},
-};
+use crate::{app::App, check::Violations, record::RequestRecord};
 
 use self::{condition::Condition, http::Call};
 
@@ -98,7 +94,6 @@ impl App {
         hook: &RequestHook,
         when: When,
         record: &RequestRecord,
-        rows: &[RowRecord],
     ) -> Result<(), String> {
         let name = when.name();
         let mut bad = Violations::default();
@@ -107,8 +102,11 @@ impl App {
         let Some(Hook { mut call, condition }) = hook else {
             return Err(format!("{name} cannot be read"));
         };
-        if condition.is_some_and(|condition| !condition.holds(when, rows)) {
-            return Ok(());
+        if let Some(condition) = condition.filter(|_| when != When::Pre) {
+            let rows = self.light_rows(&record.id).await.map_err(|error| error.message)?;
+            if !condition.holds(when, &rows) {
+                return Ok(());
+            }
         }
         for (header, value) in [
             (HeaderName::from_static("goperation-request"), &record.id),
@@ -120,17 +118,14 @@ impl App {
         }
         let allow_local = self.request_rules.hooks.allow_local;
         let apart = call.apart;
-        let called = async move {
-            call.run(allow_local).await.map_err(|why| format!("{name} failed: {why}"))
-        };
         if !apart {
-            return called.await;
+            return call.run(allow_local).await;
         }
         let (id, abort) = (record.id.clone(), self.abort.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                called = called => if let Err(error) = called {
-                    tracing::warn!(request = id, error, "a hook failed that nobody waits for");
+                called = call.run(allow_local) => if let Err(error) = called {
+                    tracing::warn!(request = id, hook = name, error, "a hook failed that nobody waits for");
                 },
                 () = abort.cancelled() => {}
             }

@@ -35,7 +35,7 @@ use tokio::sync::oneshot;
 
 pub(crate) use registry::Requests;
 
-use crate::record::RequestRecord;
+use crate::{db::Tx, record::RequestRecord};
 
 /// What the run of a request is asked.
 #[derive(Debug)]
@@ -46,8 +46,8 @@ pub(crate) enum Ask {
     Cancel,
     /// Go on after a stop.
     Resume {
-        /// Another limit of failures, or none at all; as before without it.
-        max_failures: Option<Option<u32>>,
+        /// Another limit of failures; as before without it.
+        max_failures: Option<u32>,
     },
     /// Give up those that have not answered; only these.
     Overtime(Option<Ranges>),
@@ -62,9 +62,12 @@ pub(crate) enum Told {
     Request(Box<RequestRecord>),
 }
 
+/// Writes, in the transaction of the effect, what a repeat of the ask is answered.
+pub(crate) type Closing = Box<dyn Fn(&mut Tx, &RequestRecord) + Send + Sync>;
+
 /// An ask, and where its answer goes.
-#[derive(Debug)]
 struct Question {
     ask: Ask,
+    closing: Option<Closing>,
     answer: oneshot::Sender<Result<Told>>,
 }

@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use super::{
-    Ask, Question, Told,
+    Ask, Closing, Question, Told,
     cap::Caps,
     feed::{Feed, Feeds},
     keep::Keep,
@@ -37,6 +37,8 @@ use crate::{
 const WAITING: usize = 1024;
 /// When there may be room for another request.
 const ROOM: Duration = Duration::from_secs(10);
+/// Rows that are read at a time, each with a result of at most 1 MiB.
+const PART: usize = 32;
 /// How long it may take until a request is in memory.
 const LOAD: Duration = Duration::from_secs(10);
 
@@ -184,16 +186,23 @@ impl App {
     ///
     /// # Errors
     /// `REQUEST_NOT_FOUND`, and what the run says.
-    pub(crate) async fn ask_request(self: &Arc<Self>, id: &str, mut ask: Ask) -> Result<Told> {
+    pub(crate) async fn ask_request(
+        self: &Arc<Self>,
+        id: &str,
+        mut ask: Ask,
+        mut closing: Option<Closing>,
+    ) -> Result<Told> {
         loop {
             let asks = self.run_of(id).await?;
             let (answer, told) = oneshot::channel();
-            match asks.send(Question { ask, answer }).await {
+            match asks.send(Question { ask, closing, answer }).await {
                 // Without an answer it was broken off, and whoever asks again learns how far it
                 // came.
                 Ok(()) => return told.await.unwrap_or_else(|_| Err(stopping())),
                 // It has just ended, for want of asks.
-                Err(mpsc::error::SendError(question)) => ask = question.ask,
+                Err(mpsc::error::SendError(question)) => {
+                    Question { ask, closing, .. } = question;
+                }
             }
         }
     }
@@ -220,8 +229,23 @@ impl App {
     pub(super) async fn load_request(&self, id: &str) -> Result<Rows> {
         let record: Option<RequestRecord> = self.db.get(keys::request(id)).await?;
         let record = record.ok_or_else(|| check::no_request(id))?;
-        let rows = self.db.all::<RowRecord>(keys::rows_of(id)).await?;
-        Ok(Rows::new(record, rows.into_iter().map(|(_, row)| row).collect()))
+        Ok(Rows::new(record, self.light_rows(id).await?))
+    }
+
+    /// The rows of a request, without the results: those of all agents need not fit into memory.
+    pub(super) async fn light_rows(&self, id: &str) -> Result<Vec<RowRecord>> {
+        let mut rows = Vec::new();
+        let mut last = None;
+        loop {
+            let part = self.db.part::<RowRecord>(keys::rows_of(id), last.as_deref(), PART).await?;
+            let Some((key, _)) = part.last() else { return Ok(rows) };
+            last = Some(key.clone());
+            rows.extend(part.into_iter().map(|(_, mut row)| {
+                row.result = None;
+                row.details.iter_mut().for_each(|detail| detail.result = None);
+                row
+            }));
+        }
     }
 
     /// Only for whoever has the turn of the request, or before anybody can ask.

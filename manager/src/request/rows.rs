@@ -126,8 +126,8 @@ impl Rows {
         Ok(())
     }
 
-    /// Goes on after a stop. `limit`: another limit of failures, or none.
-    pub(super) fn resume(&mut self, limit: Option<Option<u32>>, now: u64) -> Result<()> {
+    /// Goes on after a stop. `limit`: another limit of failures.
+    pub(super) fn resume(&mut self, limit: Option<u32>, now: u64) -> Result<()> {
         self.not_ended("resumed")?;
         if self.record.cancelled {
             return Err(self.refused("it was cancelled, so it cannot be resumed"));
@@ -137,7 +137,7 @@ impl Rows {
             return Ok(());
         }
         if let Some(limit) = limit {
-            self.record.max_failures = limit;
+            self.record.max_failures = Some(limit);
         }
         self.record.failures = 0;
         self.record.set_state(RequestState::Running);
@@ -480,7 +480,7 @@ fn event_of(row: &RowRecord) -> EventRecord {
 }
 
 /// At most so much as is kept.
-fn cut(mut words: String) -> String {
+pub(super) fn cut(mut words: String) -> String {
     if let Some((end, _)) = words.char_indices().nth(WORDS) {
         words.truncate(end);
     }

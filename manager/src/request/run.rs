@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Ask, Question, Told,
+    Ask, Closing, Question, Told,
     cap::Share,
     deliver::Sent,
     feed::Feed,
@@ -83,6 +83,8 @@ pub(super) struct Run<'a> {
     again: BTreeSet<u32>,
     again_at: u64,
     tries: u32,
+    /// The broker did not take what was sent last.
+    away: bool,
     sending: Option<BoxFuture<'static, Vec<(u32, Sent)>>>,
     /// Whom that is for.
     posted: BTreeSet<u32>,
@@ -111,6 +113,7 @@ impl<'a> Run<'a> {
             again: BTreeSet::new(),
             again_at: 0,
             tries: 0,
+            away: false,
             sending: None,
             posted: BTreeSet::new(),
             hook: None,
@@ -161,15 +164,19 @@ impl<'a> Run<'a> {
         let now = now_millis();
         let count = fitting(questions);
         let mut replies: Vec<(Answer, Reply)> = Vec::with_capacity(count);
-        for Question { ask, answer } in questions.drain(..count) {
+        let mut closings = Vec::new();
+        for Question { ask, closing, answer } in questions.drain(..count) {
             let reply = self.take(ask, now).await.unwrap_or_else(Reply::Refused);
+            if matches!(reply, Reply::Record) {
+                closings.extend(closing);
+            }
             replies.push((answer, reply));
         }
         if now >= self.not_before {
             self.give_up(self.rows.overdue(now), now).await?;
         }
         self.proceed(now).await?;
-        let written = self.write().await;
+        let written = self.write(&closings).await;
         for (answer, reply) in replies {
             let told = match (&written, reply) {
                 (_, Reply::Refused(error)) => Err(error),
@@ -256,8 +263,10 @@ impl<'a> Run<'a> {
         }
         self.drop_stale(now);
         self.short = false;
-        // One slice after the other, and none while the broker does not take the one before.
-        let busy = self.sending.is_some() || !self.to_send.is_empty() || !self.again.is_empty();
+        // One slice after the other, and none while the broker does not take the one before. An
+        // agent whose own queue takes nothing holds nobody up.
+        let waits = self.away && !self.again.is_empty();
+        let busy = self.sending.is_some() || !self.to_send.is_empty() || waits;
         if busy || self.waits_for_pre_run() {
             return Ok(());
         }
@@ -266,8 +275,11 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let fleet = self.fleet().await?;
-        // A broadcast to half of them is cheaper than single messages.
-        let slice = if wanted.saturating_mul(2) >= fleet { wanted } else { wanted.min(SLICE) };
+        // A broadcast to half of them is cheaper than single messages; with entities there is none.
+        let on = self.rows.record().on.as_ref();
+        let one_message = on.is_none_or(|on| on.entities.is_empty());
+        let broadcast = one_message && wanted.saturating_mul(2) >= fleet;
+        let slice = if broadcast { wanted } else { wanted.min(SLICE) };
         let room = self.share.take(slice);
         self.short = room < slice;
         self.to_send.extend(self.rows.send(room, now));
@@ -297,8 +309,11 @@ impl<'a> Run<'a> {
     }
 
     /// Makes everything that has changed durable, and tells watchers.
-    async fn write(&mut self) -> Result<()> {
-        let Some(changes) = self.rows.take() else { return Ok(()) };
+    async fn write(&mut self, closings: &[Closing]) -> Result<()> {
+        let changes = self.rows.take();
+        if changes.is_none() && closings.is_empty() {
+            return Ok(());
+        }
         let record = self.rows.record();
         let mut tx = self.app.db.begin();
         loop {
@@ -306,7 +321,10 @@ impl<'a> Run<'a> {
             if !tx.has(keys::request(&record.id)).await? {
                 return Err(check::no_request(&record.id));
             }
-            put(&mut tx, record, [&changes]);
+            put(&mut tx, record, changes.iter());
+            for closing in closings {
+                closing(&mut tx, record);
+            }
             if record.has_ended() {
                 tx.delete(keys::request_open(&record.id));
                 if let Some(until) = record.rows_until() {

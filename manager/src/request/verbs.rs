@@ -13,35 +13,15 @@ use goperation::{
         ResumeRequestResponse,
     },
 };
-use prost::Message as _;
+use prost::Message;
 
-use super::{Ask, Told, rollout::max_failures};
+use super::{Ask, Closing, Told, rollout::max_failures};
 use crate::{
-    app::{App, authorise},
+    app::{App, Seal, authorise},
     check::{self, Violations},
     keys,
     record::AgentRecord,
 };
-
-/// Largest result of an agent that is kept, encoded, with its details: as large as the result of a
-/// CALL may be.
-const RESULT: usize = 1 << 20;
-
-/// Drops a result that is too large: that an agent has answered counts for more than what.
-fn bound(q: &mut RespondRequest) {
-    let result = q.result.as_ref().map_or(0, prost_types::Struct::encoded_len);
-    let details: usize = q.details.iter().map(|detail| detail.encoded_len() + 8).sum();
-    let bytes = result.saturating_add(details);
-    if bytes > RESULT {
-        q.result = None;
-        q.details = Vec::new();
-        let said = std::mem::take(&mut q.message);
-        let blank = if said.is_empty() { "" } else { "; " };
-        q.message = format!(
-            "its result has {bytes} bytes, {RESULT} at most are kept, so it was dropped{blank}{said}"
-        );
-    }
-}
 
 fn unexpected() -> Error {
     Error::new(Reason::Internal, "the run of the request answered something else")
@@ -75,9 +55,9 @@ impl App {
         authorise(&record.ok_or_else(|| check::no_agent(agent))?, &q.secret)?;
         // It goes no further.
         q.secret.clear();
-        bound(&mut q);
+        q.bound();
         let id = q.id.clone();
-        match self.ask_request(&id, Ask::Respond(Box::new(q))).await {
+        match self.ask_request(&id, Ask::Respond(Box::new(q)), None).await {
             Ok(Told::Taken(taken)) => Ok(RespondResponse { taken }),
             Ok(Told::Request(_)) => Err(unexpected()),
             // Nobody waits for it any more, and its agent is not to repeat it for ever.
@@ -88,10 +68,19 @@ impl App {
         }
     }
 
-    /// Asks for what the request is answered with.
-    async fn ask_for_request(self: &Arc<Self>, id: &str, ask: Ask) -> Result<Request> {
-        match self.ask_request(id, ask).await? {
-            Told::Request(record) => Ok(record.to_api()),
+    /// Asks what is answered with the request as it is then, and seals that answer.
+    async fn ask_sealed<A: Message + 'static>(
+        self: &Arc<Self>,
+        id: &str,
+        ask: Ask,
+        seal: Option<Seal>,
+        answer: fn(Request) -> A,
+    ) -> Result<A> {
+        let closing = seal.map(|seal| -> Closing {
+            Box::new(move |tx, record| seal.end(tx, &answer(record.to_api())))
+        });
+        match self.ask_request(id, ask, closing).await? {
+            Told::Request(record) => Ok(answer(record.to_api())),
             Told::Taken(_) => Err(unexpected()),
         }
     }
@@ -104,59 +93,39 @@ impl App {
     pub(crate) async fn cancel_request(
         self: &Arc<Self>,
         q: CancelRequestRequest,
+        seal: Option<Seal>,
     ) -> Result<CancelRequestResponse> {
         check::request_id("id", &q.id)?;
-        let request = self.ask_for_request(&q.id, Ask::Cancel).await?;
-        Ok(CancelRequestResponse { request: Some(request) })
+        let answer = |request| CancelRequestResponse { request: Some(request) };
+        self.ask_sealed(&q.id, Ask::Cancel, seal, answer).await
     }
 
     pub(crate) async fn resume_request(
         self: &Arc<Self>,
         q: ResumeRequestRequest,
+        seal: Option<Seal>,
     ) -> Result<ResumeRequestResponse> {
         let record = self.request_record(&q.id).await?;
         let agents = record.counts.unwrap_or_default().agents;
         let agents = usize::try_from(agents).unwrap_or_default();
         let limit = q.max_failures.as_deref();
         let limit = limit.map(|text| max_failures("max_failures", text, agents)).transpose()?;
-        let ask = Ask::Resume { max_failures: limit.map(Some) };
-        let request = self.ask_for_request(&q.id, ask).await?;
-        Ok(ResumeRequestResponse { request: Some(request) })
+        let ask = Ask::Resume { max_failures: limit };
+        let answer = |request| ResumeRequestResponse { request: Some(request) };
+        self.ask_sealed(&q.id, ask, seal, answer).await
     }
 
-    pub(crate) async fn overtime(self: &Arc<Self>, q: OvertimeRequest) -> Result<OvertimeResponse> {
+    pub(crate) async fn overtime(
+        self: &Arc<Self>,
+        q: OvertimeRequest,
+        seal: Option<Seal>,
+    ) -> Result<OvertimeResponse> {
         let mut bad = Violations::default();
         bad.take(check::request_id("id", &q.id));
         let named = Some(q.agents.trim()).filter(|text| !text.is_empty());
         let named = named.and_then(|text| bad.take(Ranges::parse("agents", text)));
         bad.finish()?;
-        let request = self.ask_for_request(&q.id, Ask::Overtime(named)).await?;
-        Ok(OvertimeResponse { request: Some(request) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use prost_types::{Struct, Value, value::Kind};
-
-    use super::*;
-
-    #[test]
-    fn a_result_that_is_too_large_is_dropped_and_the_answer_kept() {
-        let answer = |bytes: usize| {
-            let text = Value { kind: Some(Kind::StringValue("x".repeat(bytes))) };
-            RespondRequest {
-                result: Some(Struct { fields: [("text".to_owned(), text)].into() }),
-                message: "done".to_owned(),
-                ..RespondRequest::default()
-            }
-        };
-        let mut small = answer(RESULT / 2);
-        bound(&mut small);
-        assert_eq!(small, answer(RESULT / 2));
-        let mut large = answer(RESULT);
-        bound(&mut large);
-        assert_eq!(large.result, None);
-        assert!(large.message.ends_with("so it was dropped; done"), "{}", large.message);
+        let answer = |request| OvertimeResponse { request: Some(request) };
+        self.ask_sealed(&q.id, Ask::Overtime(named), seal, answer).await
     }
 }

@@ -125,8 +125,8 @@ impl RequestService for Services {
     ) -> Result<Response<CancelRequestResponse>, Status> {
         span!(message_id = request.get_ref().id.as_str());
         let wait = self.wait(&request);
-        self.keyed(request, "CancelRequest", wait, |app, q, _, _| async move {
-            app.cancel_request(q).await
+        self.keyed(request, "CancelRequest", wait, |app, q, seal, _| async move {
+            app.cancel_request(q, seal).await
         })
         .await
     }
@@ -137,8 +137,8 @@ impl RequestService for Services {
     ) -> Result<Response<ResumeRequestResponse>, Status> {
         span!(message_id = request.get_ref().id.as_str());
         let wait = self.wait(&request);
-        self.keyed(request, "ResumeRequest", wait, |app, q, _, _| async move {
-            app.resume_request(q).await
+        self.keyed(request, "ResumeRequest", wait, |app, q, seal, _| async move {
+            app.resume_request(q, seal).await
         })
         .await
     }
@@ -158,7 +158,9 @@ impl RequestService for Services {
     ) -> Result<Response<OvertimeResponse>, Status> {
         span!(message_id = request.get_ref().id.as_str());
         let wait = self.wait(&request);
-        self.keyed(request, "Overtime", wait, |app, q, _, _| async move { app.overtime(q).await })
-            .await
+        self.keyed(request, "Overtime", wait, |app, q, seal, _| async move {
+            app.overtime(q, seal).await
+        })
+        .await
     }
 }

@@ -105,6 +105,44 @@ async fn what_was_in_doubt_when_it_was_cancelled_ends_by_its_deadline() {
     );
 }
 
+#[tokio::test]
+async fn whose_own_queue_takes_nothing_holds_nobody_up() {
+    let manager = Manager::start().await;
+    fleet(&manager, 4).await;
+    manager.fake.take_casts(|cast| if host_of(cast) == "h1" { Err(doubt()) } else { Ok(()) });
+    let request = CreateRequestRequest {
+        rollout: Some(Rollout { max_parallel: 2, ..Rollout::default() }),
+        finish_timeout: seconds(600),
+        ..asked()
+    };
+    let id = create(&manager, request).await.unwrap().id;
+    for agent in 2..=4 {
+        until_rows(&manager, &id, &format!("agent_id = {agent} AND state = SENT"), 1).await;
+        succeed(&manager, &id, agent).await;
+    }
+    until_rows(&manager, &id, "agent_id = 1 AND reason = OUTCOME_UNKNOWN", 1).await;
+    manager.fake.take_casts(|_| Ok(()));
+    until_rows(&manager, &id, "agent_id = 1 AND state = SENT", 1).await;
+    succeed(&manager, &id, 1).await;
+    let ended = until_state(&manager, &id, RequestState::Finished).await;
+    assert_eq!(ended.counts.unwrap().succeeded, 4);
+}
+
+#[tokio::test]
+async fn who_was_never_sent_to_is_not_said_to_have_been() {
+    let manager = Manager::start().await;
+    fleet(&manager, 2).await;
+    let over = || Error::new(Reason::OverFinishtime, "scripted");
+    manager.fake.take_casts(move |cast| if host_of(cast) == "h1" { Err(over()) } else { Ok(()) });
+    let request =
+        CreateRequestRequest { finish_timeout: seconds(1), timeout: seconds(4), ..asked() };
+    let id = create(&manager, request).await.unwrap().id;
+    until_state(&manager, &id, RequestState::Finished).await;
+    let rows = rows(&manager, &id, "").await.unwrap();
+    let reasons: Vec<_> = rows.iter().map(|row| row.reason.as_str()).collect();
+    assert_eq!(reasons, ["OVER_FINISHTIME", "OUTCOME_UNKNOWN"]);
+}
+
 /// Puts something in place of what stands under a key; the first that is answered is what stood.
 async fn swap(manager: &Manager, key: &[u8], value: Vec<u8>) -> Vec<u8> {
     let was = manager.store().get(key.to_vec()).await.unwrap().unwrap();

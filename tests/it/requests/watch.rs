@@ -318,6 +318,12 @@ async fn by_rest_a_stream_says_what_it_says_by_grpc() {
     assert_eq!(grpc, events);
     for form in [Form::Lines, Form::Events] {
         for (at, event) in grpc.iter().enumerate() {
+            if form == Form::Events && at + 1 == grpc.len() {
+                // A reader of events comes back until it is told not to.
+                let end = rest.watch(&id, &event.cursor, false, form).await.unwrap();
+                assert_eq!(end.unwrap_err(), (204, serde_json::Value::Null));
+                continue;
+            }
             assert_eq!(by_rest(&rest, &id, &event.cursor, form).await, grpc[at + 1..]);
         }
         let (status, body) = rest.watch(&id, "7.not", false, form).await.unwrap().unwrap_err();

@@ -268,6 +268,13 @@ mod tests {
             let error = Cli::try_parse_from(run.iter().chain(more)).unwrap_err();
             assert_eq!(error.kind(), clap::error::ErrorKind::ArgumentConflict, "{more:?}: {error}");
         }
+        let id = "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77";
+        let resume = ["gop", "request", "resume", id, "--wait", "1m"];
+        let error = Cli::try_parse_from(resume).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::MissingRequiredArgument, "{error}");
+        for shown in ["--watch", "--jsonl"] {
+            assert!(Cli::try_parse_from(resume.iter().chain(&[shown])).is_ok());
+        }
     }
 
     #[test]

@@ -9,7 +9,9 @@
 
 use goperation::{
     AgentStatus, JsonObject, MANAGER_NAMESPACE, Reason, Result, struct_to_json,
-    v1::{AgentResponse, IndexResponsesRequest, Request, ResponseDetail, ResponseState},
+    v1::{
+        AgentResponse, IndexResponsesRequest, Request, RequestState, ResponseDetail, ResponseState,
+    },
 };
 use prost_types::Struct;
 use serde_json::{Value, json};
@@ -36,6 +38,8 @@ struct Form {
     cached: bool,
     /// The agents were asked for their status.
     status: bool,
+    /// It failed before anything was sent.
+    failed: bool,
 }
 
 /// The rows of a request, in order of the agents' numbers; none when they are not kept any more.
@@ -48,6 +52,7 @@ pub(super) async fn of(
         details,
         cached: rows::whole_seconds(request.expire.as_ref()) > 0,
         status: request.namespace == MANAGER_NAMESPACE && request.method == STATUS,
+        failed: request.state() == RequestState::Failed,
     };
     let found = clients::whole(|page_size, page_token| {
         let query = IndexResponsesRequest {
@@ -86,7 +91,7 @@ impl Form {
             "server_time": rows::seconds(server_time),
             "agent_time": agent_time,
             "resultcode": row.resultcode,
-            "result": cut(&text(&row, &result), AGENT_RESULT),
+            "result": cut(&text(&row, &result, self.failed), AGENT_RESULT),
         });
         if self.details || !self.cached {
             shown["details"] = Value::Array(self.details(&row, &result));
@@ -144,12 +149,13 @@ fn endpoints(status: &JsonObject) -> Vec<(i32, i32, Value)> {
 }
 
 /// What a row says in words.
-fn text(row: &AgentResponse, result: &JsonObject) -> String {
+fn text(row: &AgentResponse, result: &JsonObject, failed: bool) -> String {
     let AgentResponse { reason, message, .. } = row;
     let said = result.get(RESULT).and_then(Value::as_str);
     match (row.state(), said) {
         (ResponseState::Silent, _) if message.is_empty() => reason.clone(),
         (ResponseState::Silent, _) => format!("{reason}: {message}"),
+        (ResponseState::Skipped, _) if failed => "not sent to: pre_run failed".to_owned(),
         (ResponseState::Skipped, _) => "not sent to: the request was cancelled".to_owned(),
         (_, Some(said)) => said.to_owned(),
         (ResponseState::Failed, None) if reason == Reason::MethodFailed.as_str() => message.clone(),
@@ -194,7 +200,7 @@ mod tests {
         }
     }
 
-    const DB: Form = Form { details: true, cached: false, status: false };
+    const DB: Form = Form { details: true, cached: false, status: false, failed: false };
 
     #[test]
     fn an_answer_from_the_database_and_from_the_cache() {
@@ -278,7 +284,7 @@ mod tests {
             }))),
             ..row(ResponseState::Succeeded, 0)
         };
-        let form = Form { details: true, cached: true, status: true };
+        let form = Form { details: true, cached: true, status: true, failed: false };
         let detail = |id: i32, name: &str, entities: i32, locked: i32, frozen: bool| {
             json!({"detail_id": id, "resultcode": 0,
                    "result": {"endpoint": name, "entitys": entities, "locked": locked,

@@ -21,7 +21,7 @@ enum Op {
     Deadlines,
     Overtime(u32),
     Cancel,
-    Resume(Option<Option<u32>>),
+    Resume(Option<u32>),
     Write,
     /// The manager ends and another one takes it up.
     Restart,
@@ -40,7 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Deadlines),
         1 => agent().prop_map(Op::Overtime),
         1 => Just(Op::Cancel),
-        2 => prop::option::of(prop::option::of(0..3_u32)).prop_map(Op::Resume),
+        2 => prop::option::of(0..3_u32).prop_map(Op::Resume),
         4 => Just(Op::Write),
         1 => Just(Op::Restart),
     ]

@@ -229,11 +229,11 @@ fn it_stops_at_the_limit_and_goes_on() {
     rows.respond(3, answer(Failed), NOW);
     rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Running);
-    rows.resume(Some(Some(0)), NOW).unwrap();
+    rows.resume(Some(0), NOW).unwrap();
     rows.respond(4, answer(Failed), NOW);
     rows.settle(false, NOW);
     assert_eq!(rows.record().state(), RequestState::Stopped);
-    rows.resume(Some(None), NOW).unwrap();
+    rows.resume(Some(9), NOW).unwrap();
     rows.send(9, NOW);
     rows.respond(5, answer(Failed), NOW);
     // Nothing is left to stop.

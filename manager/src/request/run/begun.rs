@@ -61,13 +61,7 @@ impl Run<'_> {
                 When::Post => &record.post_run,
             };
             let Some(hook) = hook else { return (when, Ok(())) };
-            // Results are not in memory.
-            let rows = app.db.all::<RowRecord>(keys::rows_of(&record.id)).await;
-            let rows: Vec<_> = match rows {
-                Ok(rows) => rows.into_iter().map(|(_, row)| row).collect(),
-                Err(error) => return (when, Err(error.message)),
-            };
-            (when, app.call_hook(hook, when, &record, &rows).await)
+            (when, app.call_hook(hook, when, &record).await)
         };
         call.boxed()
     }
@@ -128,6 +122,8 @@ impl Run<'_> {
     pub(super) fn told(&mut self, told: Vec<(u32, Sent)>, now: u64) {
         self.sending = None;
         self.posted.clear();
+        let nobody = told.len() > 1 && told.iter().all(|(_, sent)| *sent != Sent::Yes);
+        let (mut failed, mut away) = (false, nobody);
         for (agent, sent) in told {
             match sent {
                 Sent::Yes => self.rows.sent(agent, now),
@@ -137,16 +133,26 @@ impl Run<'_> {
                         self.rows.give_up(agent, error.reason, error.message, now);
                     }
                 }
-                // It may be that it was sent before, so its deadline decides.
-                Sent::No(error) if error.reason == Reason::OverFinishtime => {}
+                // It may be that it was sent before, so its deadline decides; and by what is known
+                // of the tries before, if there were any.
+                Sent::No(error) if error.reason == Reason::OverFinishtime => {
+                    if self.rows.row(agent).is_some_and(|row| row.reason.is_empty()) {
+                        self.rows.not_sent(agent, &error);
+                    }
+                }
                 Sent::No(error) | Sent::Unknown(error) => {
+                    failed = true;
+                    away |= is_of_all(error.reason);
                     self.rows.not_sent(agent, &error);
                     self.again.insert(agent);
                 }
             }
         }
-        if self.again.is_empty() {
-            self.tries = 0;
+        self.away = failed && away;
+        if !failed {
+            if self.again.is_empty() {
+                self.tries = 0;
+            }
             return;
         }
         let (first, longest) = AGAIN;
@@ -195,6 +201,11 @@ fn addressee(row: &RowRecord, args: &JsonObject) -> Addressee {
     });
     let to = To { agent_type: row.agent_type.clone(), host: row.host.clone() };
     Addressee { agent: row.agent, to, args: own }
+}
+
+/// Whether whoever is sent to next would fail alike: it is not the agent's own queue.
+fn is_of_all(reason: Reason) -> bool {
+    matches!(reason, Reason::BrokerUnavailable | Reason::Unavailable | Reason::RateLimited)
 }
 
 /// Whether no further try can succeed.
