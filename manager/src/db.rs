@@ -2,8 +2,8 @@
 //!
 //! Invariant: a transaction is applied only if every key that it read still has the value that it
 //! read, and [`Tx::commit`] says yes only when that is durable. A transaction that only read
-//! waits until what it read is durable. Those that lose against others over a key take turns, so each
-//! is tried about twice, however many they are.
+//! waits until what it read is durable. Those that lose against others over a key take turns, so they
+//! do not make each other lose again; one that comes anew may still be faster.
 
 use std::{
     collections::BTreeMap,

@@ -480,7 +480,7 @@ fn event_of(row: &RowRecord) -> EventRecord {
 }
 
 /// At most so much as is kept.
-pub(super) fn cut(mut words: String) -> String {
+fn cut(mut words: String) -> String {
     if let Some((end, _)) = words.char_indices().nth(WORDS) {
         words.truncate(end);
     }

@@ -2,7 +2,8 @@
 //! whenever that took longer than it takes on a disk that answers.
 //!
 //! Nobody can write an end while the disk does not answer, or the processor is with others. How
-//! late an end may be is judged without that time, and a slow manager gains nothing by it.
+//! late an end may be is judged without that time. It does not tell who made the disk slow: a manager
+//! that kept the disk or the processors from everybody would be excused, too.
 
 use std::{
     fs::File,
