@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, stream};
 use goperation::{AgentStatus, Error, MessageId, Reason, now_millis, v1};
 use goperation_bridge::{QueueName, Route, rabbit::CastQueue};
-use goperation_harness::{BrokerCounters, Ledger, RabbitNode, poll_until};
+use goperation_harness::{BrokerCounters, Ledger, Processors, RabbitNode, poll_until};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, On, SOON, TestAgent, script, to_struct};
@@ -140,9 +140,9 @@ impl Gate {
         self.set(status).await;
         let (before, broker) = (self.agent.handle.counts(), self.counters().await);
         let ids = self.cast(HELD).await;
-        let (cast, cpu) = (Instant::now(), self.node.cpu_time());
+        let (cast, cpu, processors) = (Instant::now(), self.node.cpu_time(), Processors::now());
         tokio::time::sleep_until((cast + hold).into()).await;
-        let spent = self.node.cpu_time() - cpu;
+        let spent = (self.node.cpu_time() - cpu).mul_f64(processors.share_that_ran());
         let share = spent.as_secs_f64() / cast.elapsed().as_secs_f64();
         assert_eq!(self.agent.handle.counts().started, before.started, "{status} ran something");
 

@@ -15,10 +15,10 @@ use goperation::{
     v1::{self, bridge_service_client::BridgeServiceClient},
 };
 use goperation_bridge::QueueName;
-use goperation_harness::{Ledger, poll_until};
+use goperation_harness::Ledger;
 use tokio::{
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -34,6 +34,8 @@ const AT_ONCE: usize = 200;
 const TICK: Duration = Duration::from_millis(5);
 /// How long all that was accepted may take to run.
 const DRAIN: Duration = Duration::from_secs(300);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// CASTs that are being offered.
 pub(crate) struct Offer {
@@ -181,16 +183,23 @@ impl Answers {
         let since = Instant::now();
         let ok: BTreeSet<&String> = self.ok.iter().map(|(_, id)| id).chain(also).collect();
         let empty = [QueueName::Cast(agent.address()), QueueName::Any(agent.address().agent_type)];
-        poll_until(DRAIN, "all that was accepted has run", async || {
+        // Neither the depth, which leaves out what is on its way, nor the number of runs, which has
+        // the unknown in it, says that the accepted have run.
+        let all_ran = async || {
             for name in &empty {
                 if !matches!(fleet.transport.queue(name).await, Ok(Some(q)) if q.depth == 0) {
                     return false;
                 }
             }
-            let counts = agent.handle.counts();
-            counts.started == counts.done && ledger.lines().len() >= ok.len()
-        })
-        .await;
+            let (counts, runs) = (agent.handle.counts(), ledger.counts());
+            counts.started == counts.done && ok.iter().all(|id| runs.contains_key(*id))
+        };
+        let drained = timeout(DRAIN, async {
+            while !all_ran().await {
+                sleep(LOOK).await;
+            }
+        });
+        let drained = drained.await.is_ok();
         let runs = ledger.counts();
         let lost: Vec<_> = ok.iter().filter(|id| !runs.contains_key(**id)).collect();
         let twice: Vec<_> = runs.iter().filter(|(_, times)| **times > 1).collect();
@@ -210,5 +219,6 @@ impl Answers {
         assert!(lost.is_empty(), "answered OK and never run: {lost:?}");
         assert!(twice.is_empty(), "run twice: {twice:?}");
         assert!(unasked.is_empty(), "said not to be published, and run: {unasked:?}");
+        assert!(drained, "not all had ended after {DRAIN:?}");
     }
 }

@@ -41,7 +41,9 @@ pub(crate) async fn run_task(args: Args) -> Result<(), Error> {
         step("SDKs are up to date", sdk::check(&tools.sdk, &target)).await?;
         step("types of the SDKs", sdk::check_types(&tools.sdk)).await?;
     }
-    step("build", run(cargo(["build", "--workspace", "--bins"]))).await?;
+    // Together: alone, the programs would be built with the features that they need, and all of it
+    // again with those that the tests need.
+    step("build", run(cargo(["build", "--workspace", "--bins", "--tests"]))).await?;
     tests(&args, &tools).await?;
     if !args.only_tests {
         step("doctests", run(cargo(["test", "--doc", "--workspace"]))).await?;

@@ -18,6 +18,7 @@ mod ledger;
 mod poll;
 mod ports;
 mod process;
+mod processors;
 mod rabbit;
 mod relay;
 mod tools;
@@ -27,6 +28,7 @@ pub use ledger::Ledger;
 pub use poll::{poll_for, poll_until};
 pub use ports::{free_port, free_ports};
 pub use process::{arguments, environment, holders, is_alive, with_arguments};
+pub use processors::Processors;
 pub use rabbit::{BrokerCounters, RabbitNode, SHARED_BROKER_ENV, Vhost};
 pub use relay::TcpRelay;
 pub use tools::{
