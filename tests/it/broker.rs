@@ -7,8 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use goperation::{Reason, v1};
-use goperation_agent::Parts;
+use async_trait::async_trait;
+use goperation::{Error, JsonObject, Reason, v1};
+use goperation_agent::{
+    Parts,
+    endpoint::{Invocation, Stub},
+};
 use goperation_bridge::{
     QueueName, Transport,
     rabbit::{CastQueue, Rabbit, RabbitConfig},
@@ -22,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fleet::{Fleet, On, SOON, TestAgent, connection, everybody, script, to_struct},
+    fleet::{Fleet, On, SOON, TestAgent, connection, everybody, to_struct},
     offer::Offer,
 };
 
@@ -54,6 +58,18 @@ impl Drop for Elsewhere {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// The method `note`: writes its message's id into the ledger.
+#[derive(Debug)]
+struct Note(Ledger);
+
+#[async_trait]
+impl Stub for Note {
+    async fn run(&self, _: u32, _: &str, invocation: Invocation) -> Result<JsonObject, Error> {
+        self.0.append(invocation.message_id.as_str());
+        Ok(JsonObject::new())
     }
 }
 
@@ -90,14 +106,10 @@ impl Site {
         let parts = parts.await.unwrap();
         let transport = Arc::clone(&parts.transport);
         let ledger = Ledger::create();
-        let file = ledger.path().display();
-        let note = script(fleet.path(), "note", &format!("echo \"$GOP_MESSAGE_ID\" >> {file}"));
-        // A program costs far more than a message: two at a time leave the rest in the journal.
-        let toml = format!(
-            "max_in_flight = 2\nmax_journal = 1000000\n\
-             [endpoints.tt.methods.note]\nprogram = [{note:?}]\n"
-        );
-        let agent = fleet.agent_on("h1", &toml, parts, &runtime).await;
+        // No programs: tens of thousands of them cost minutes, and say nothing of the broker.
+        let toml = "max_journal = 1000000\n[endpoints.tt.methods.note]\nprogram = [\"true\"]\n";
+        let note = Arc::new(Note(ledger.clone()));
+        let agent = fleet.stubbed_agent_on("h1", toml, parts, &runtime, note).await;
         fleet.activate(&agent).await;
         Self { fleet, agent, transport, ledger, _elsewhere: elsewhere }
     }

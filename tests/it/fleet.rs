@@ -17,7 +17,9 @@ use goperation::{
         entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
     },
 };
-use goperation_agent::{Exit, Handle, Parts, RunError};
+use goperation_agent::{
+    Config, Exit, Handle, Parts, RunError, Shared, SharedFacts, endpoint::Stub,
+};
 use goperation_bridge::{
     Address, Bridge, BridgeConfig, Local, LocalConfig, Transport,
     rabbit::{CastQueue, Rabbit, RabbitConfig},
@@ -135,12 +137,49 @@ impl Fleet {
         parts: Parts,
         runtime: &runtime::Handle,
     ) -> TestAgent {
+        let start = |config, stop| goperation_agent::start(config, parts, stop);
+        self.agent_by(host, toml, runtime, start).await
+    }
+
+    /// As [`Self::agent_on`], with something that runs its methods in place of programs.
+    pub(crate) async fn stubbed_agent_on(
+        &self,
+        host: &str,
+        toml: &str,
+        parts: Parts,
+        runtime: &runtime::Handle,
+        stub: Arc<dyn Stub>,
+    ) -> TestAgent {
+        let work_dir = self.path().join(host);
+        fs::create_dir(&work_dir).unwrap();
+        let shared = Shared {
+            store: SledStore::open(Options::new(work_dir.join("shared"))).unwrap(),
+            prefix: Vec::new(),
+            stub,
+            facts: Arc::new(SharedFacts::new(&work_dir)),
+        };
+        let start = |config, stop| goperation_agent::start_shared(config, parts, shared, stop);
+        self.agent_by(host, toml, runtime, start).await
+    }
+
+    async fn agent_by<F>(
+        &self,
+        host: &str,
+        toml: &str,
+        runtime: &runtime::Handle,
+        start: impl FnOnce(Config, CancellationToken) -> F,
+    ) -> TestAgent
+    where
+        F: Future<Output = Result<(Handle, JoinHandle<Result<Exit, RunError>>), RunError>>
+            + Send
+            + 'static,
+    {
         let work_dir = self.path().join(host);
         let text =
             format!("work_dir = {work_dir:?}\nhost = {host:?}\naddress = \"127.0.0.1\"\n{toml}");
-        let config = goperation_agent::Config::from_toml(Path::new("test.toml"), &text).unwrap();
+        let config = Config::from_toml(Path::new("test.toml"), &text).unwrap();
         let stop = CancellationToken::new();
-        let started = goperation_agent::start(config, parts, stop.clone());
+        let started = start(config, stop.clone());
         let (handle, living) = runtime.spawn(started).await.unwrap().unwrap();
         let mut status = handle.watch_status();
         tokio::time::timeout(SOON, status.wait_for(|s| *s != AgentStatus::Initializing))
