@@ -3,6 +3,9 @@
 //! A guest's kernel counts the time in which the host ran others (stolen time) to the process that
 //! was to run, so the processor time of a process says too much on a busy host. It knows only of all
 //! processes together how much was stolen.
+//!
+//! So the share is an estimate for one of them: time that was stolen before a process had its turn
+//! is in it, too, and makes it too small. Where nothing is stolen it is 1.
 
 use procfs::{CurrentSI as _, KernelStats};
 
