@@ -187,7 +187,10 @@ impl<'a> Call<'a> {
     }
 
     async fn run(mut self) -> Result<JsonObject, Error> {
+        // Not by the clock: even a timer that is due waits for the next millisecond.
+        self.send().await?;
         loop {
+            let next = self.next_attempt.min(self.end);
             tokio::select! {
                 biased;
                 Some((attempt, reply)) = self.waiting.replies.recv() => match reply {
@@ -197,8 +200,12 @@ impl<'a> Call<'a> {
                 () = self.bridge.stop.cancelled() => {
                     return Err(self.ended("the bridge is stopping"));
                 }
-                () = sleep_until(self.end) => return Err(self.ended("no reply came in time")),
-                () = sleep_until(self.next_attempt) => self.send().await?,
+                () = sleep_until(next) => {
+                    if next == self.end {
+                        return Err(self.ended("no reply came in time"));
+                    }
+                    self.send().await?;
+                }
             }
         }
     }

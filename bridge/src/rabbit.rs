@@ -15,12 +15,16 @@ mod layout;
 mod link;
 mod live;
 mod methods;
+mod pipe;
 mod publisher;
 mod subscription;
 mod wire;
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,7 +43,7 @@ use crate::{
 };
 use control::Control;
 use link::Link;
-use publisher::{Failure, Publisher};
+use publisher::{Exchange, Failure, Publisher};
 use wire::EncodeError;
 
 /// What is still in flight at the end gets this long to be confirmed.
@@ -80,6 +84,8 @@ pub struct Rabbit {
     publisher: Arc<Publisher>,
     control: Arc<Control>,
     reading: Arc<Semaphore>,
+    /// The ticket of the next publish.
+    tickets: AtomicU64,
 }
 
 impl Rabbit {
@@ -100,7 +106,8 @@ impl Rabbit {
         });
         let publisher = Arc::new(Publisher::start(&context));
         let control = Arc::new(Control::new(&context, &publisher));
-        Ok(Arc::new(Self { context, publisher, control, reading: Arc::new(Semaphore::new(1)) }))
+        let (reading, tickets) = (Arc::new(Semaphore::new(1)), AtomicU64::new(1));
+        Ok(Arc::new(Self { context, publisher, control, reading, tickets }))
     }
 
     /// The names of this deployment.
@@ -111,14 +118,23 @@ impl Rabbit {
 
     async fn send(&self, route: &Route, message: &Message) -> Result<(), PublishError> {
         let limit = self.context.config.max_message_bytes;
-        let encoded = wire::encode(route, message, now_millis(), limit).map_err(|e| match e {
-            EncodeError::TooLarge(limit) => PublishError::TooLarge { limit },
-            EncodeError::Name(what) => {
-                PublishError::Unavailable(format!("its {what} cannot be carried"))
-            }
-        })?;
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let encoded =
+            wire::encode(route, message, ticket, now_millis(), limit).map_err(|e| match e {
+                EncodeError::TooLarge(limit) => PublishError::TooLarge { limit },
+                EncodeError::Name(what) => {
+                    PublishError::Unavailable(format!("its {what} cannot be carried"))
+                }
+            })?;
         let target = self.context.layout.target(route);
-        match self.publisher.publish(&target, encoded.properties, &encoded.body).await {
+        let exchange = match route {
+            // Its bridge declares it before anybody can reply.
+            Route::Reply(_) => Exchange::Always,
+            route if is_shared(route) => Exchange::Always,
+            _ => Exchange::Perhaps,
+        };
+        let sent = self.publisher.publish(&target, exchange, encoded.properties, encoded.body);
+        match sent.await {
             Ok(()) => Ok(()),
             Err(Failure::NoExchange) if is_shared(route) => {
                 self.control.distrust();

@@ -1,5 +1,8 @@
 //! `BridgeService`: unpacks, calls the bridge, wraps.
 
+use std::pin::Pin;
+
+use futures::Stream;
 use goperation::v1::{
     self,
     bridge_service_server::{BridgeService, BridgeServiceServer},
@@ -7,21 +10,32 @@ use goperation::v1::{
 use tonic::{Request, Response, Status};
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
-use crate::{Bridge, Context, Receiving};
+use crate::{Bridge, Context};
+
+/// What a receiver is sent.
+type Incoming = Pin<Box<dyn Stream<Item = Result<v1::ReceiveResponse, Status>> + Send>>;
 
 /// Bytes of one request or response at most.
 const MAX_BYTES: usize = 4 << 20;
 
-/// The bridge as a gRPC service.
+/// The bridge by its gRPC trait: for a server, or for calls within the process.
 #[derive(Debug, Clone)]
 pub struct Service {
     bridge: Bridge,
 }
 
-/// The bridge as a gRPC service, for a server or for a call within the process.
+impl Service {
+    /// That bridge.
+    #[must_use]
+    pub fn new(bridge: Bridge) -> Self {
+        Self { bridge }
+    }
+}
+
+/// The bridge as a gRPC server has it.
 #[must_use]
 pub fn service(bridge: Bridge) -> BridgeServiceServer<Service> {
-    BridgeServiceServer::new(Service { bridge })
+    BridgeServiceServer::new(Service::new(bridge))
         .max_decoding_message_size(MAX_BYTES)
         .max_encoding_message_size(MAX_BYTES)
 }
@@ -42,7 +56,7 @@ fn command_span(kind: &'static str, target: Option<&v1::Target>, method: &str) -
 
 #[tonic::async_trait]
 impl BridgeService for Service {
-    type ReceiveStream = Receiving;
+    type ReceiveStream = Incoming;
 
     async fn cast(
         &self,
@@ -80,7 +94,8 @@ impl BridgeService for Service {
     ) -> Result<Response<Self::ReceiveStream>, Status> {
         let request = request.into_inner();
         let span = info_span!("receive", queue = request.queue);
-        Ok(Response::new(self.bridge.receive(request).instrument(span).await?))
+        let stream = self.bridge.receive(request).instrument(span).await?;
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn acknowledge(

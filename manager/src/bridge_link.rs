@@ -1,19 +1,15 @@
-//! How the manager reaches a bridge: one gRPC client, over a network channel or straight into a
-//! bridge of this process.
+//! How the manager reaches a bridge: by the gRPC trait of one in this process, or by a gRPC client
+//! of one elsewhere.
 //!
 //! Invariant: every call through here ends, whatever the bridge does: a method that was sent and
 //! not answered in time is OUTCOME_UNKNOWN with its message id.
 
-use std::{convert::Infallible, fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use futures::Stream;
 use goperation::{
     Error, JsonObject, MessageId, Reason, Result, json_to_struct, struct_to_json, to_timestamp,
-    v1::{
-        CallRequest, CastRequest, CreateAgentQueuesRequest, DeleteAgentQueuesRequest, Queue,
-        ShowQueueRequest, Target,
-        bridge_service_client::BridgeServiceClient,
-        bridge_service_server::{BridgeService, BridgeServiceServer},
-    },
+    v1::{bridge_service_client::BridgeServiceClient, bridge_service_server::BridgeService, *},
 };
 use tonic::{
     Request, Response, Status,
@@ -22,7 +18,7 @@ use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint, Uri},
 };
-use tower::{ServiceExt, util::BoxCloneSyncService};
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 /// How long a change of queues or a question about them may take.
 const TOPOLOGY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,8 +37,54 @@ type Service = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Li
 #[error("the way to the bridge failed")]
 pub(crate) struct LinkError(#[source] tonic::transport::Error);
 
-/// The generated client over whatever way there is to the bridge.
-pub(crate) type Client = BridgeServiceClient<Service>;
+/// What a receiver is sent.
+pub(crate) type Incoming = Pin<Box<dyn Stream<Item = Result<ReceiveResponse, Status>> + Send>>;
+
+/// Whatever way there is to the bridge.
+#[derive(Clone)]
+pub(crate) enum Client {
+    /// Messages go to it as they are: to encode and decode them would cost more than all else that
+    /// the manager does with them.
+    Here(Arc<dyn BridgeService<ReceiveStream = Incoming>>),
+    There(BridgeServiceClient<Service>),
+}
+
+macro_rules! methods {
+    ($($method:ident: $request:ty => $answer:ty;)+) => {$(
+        pub(crate) async fn $method(
+            &mut self,
+            request: Request<$request>,
+        ) -> Result<Response<$answer>, Status> {
+            match self {
+                Self::Here(bridge) => bridge.$method(request).await,
+                Self::There(client) => client.$method(request).await,
+            }
+        }
+    )+};
+}
+
+impl Client {
+    methods! {
+        cast: CastRequest => CastResponse;
+        call: CallRequest => CallResponse;
+        notify: NotifyRequest => NotifyResponse;
+        acknowledge: AcknowledgeRequest => AcknowledgeResponse;
+        show_queue: ShowQueueRequest => ShowQueueResponse;
+        index_dead_letters: IndexDeadLettersRequest => IndexDeadLettersResponse;
+        create_agent_queues: CreateAgentQueuesRequest => CreateAgentQueuesResponse;
+        delete_agent_queues: DeleteAgentQueuesRequest => DeleteAgentQueuesResponse;
+    }
+
+    pub(crate) async fn receive(
+        &mut self,
+        request: Request<ReceiveRequest>,
+    ) -> Result<Incoming, Status> {
+        match self {
+            Self::Here(bridge) => Ok(bridge.receive(request).await?.into_inner()),
+            Self::There(client) => Ok(Box::pin(client.receive(request).await?.into_inner())),
+        }
+    }
+}
 
 /// The way to a bridge.
 #[derive(Clone)]
@@ -57,10 +99,8 @@ impl fmt::Debug for BridgeLink {
 impl BridgeLink {
     /// A bridge in this process.
     #[must_use]
-    pub fn embedded<B: BridgeService>(service: BridgeServiceServer<B>) -> Self {
-        let never = |never: Infallible| -> LinkError { match never {} };
-        let service = ServiceExt::<http::Request<Body>>::map_err(service, never);
-        Self(BridgeServiceClient::new(BoxCloneSyncService::new(service)))
+    pub fn embedded(bridge: impl BridgeService<ReceiveStream = Incoming>) -> Self {
+        Self(Client::Here(Arc::new(bridge)))
     }
 
     /// A bridge elsewhere. The connection is made at the first use and again whenever it is lost.
@@ -73,7 +113,7 @@ impl BridgeLink {
             .keep_alive_while_idle(true)
             .connect_lazy();
         let service = channel.map_err(LinkError);
-        Self(BridgeServiceClient::new(BoxCloneSyncService::new(service)))
+        Self(Client::There(BridgeServiceClient::new(BoxCloneSyncService::new(service))))
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -305,7 +345,8 @@ mod tests {
             let answer = way();
             async move { Ok::<_, LinkError>(answer.await.into_http()) }
         });
-        let link = BridgeLink(BridgeServiceClient::new(BoxCloneSyncService::new(service)));
+        let client = BridgeServiceClient::new(BoxCloneSyncService::new(service));
+        let link = BridgeLink(Client::There(client));
         let cast = CastRequest { message_id: "m1".to_owned(), ..CastRequest::default() };
         link.send(cast, "").await.unwrap_err()
     }

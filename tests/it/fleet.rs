@@ -100,7 +100,7 @@ impl Fleet {
         let stop = CancellationToken::new();
         let parts = goperation_manager::Parts {
             store: shared,
-            bridge: BridgeLink::embedded(goperation_bridge::service(bridge.clone())),
+            bridge: BridgeLink::embedded(goperation_bridge::Service::new(bridge.clone())),
         };
         let config = goperation_manager::Config::default();
         let manager = tokio::spawn(goperation_manager::run(config, listener, parts, stop.clone()));

@@ -30,7 +30,7 @@ use super::{
         bind, bind_exchange, close, declare_exchange, declare_lenient, declare_queue, depth, get,
         queue_type, text, unbind,
     },
-    publisher::Publisher,
+    publisher::{Exchange, Publisher},
     wire::{DIED_AT, DIED_IN, REASON, put_number, put_text},
 };
 use crate::{Address, PublishError, Route, TransportError};
@@ -378,7 +378,9 @@ impl Control {
                 let properties = message.properties.clone().with_headers(headers);
                 // What ends here no longer expires.
                 let properties = without_expiration(properties);
-                let moved = self.publisher.publish(&target, properties, &message.data).await;
+                let body = message.data.clone();
+                let moved =
+                    self.publisher.publish(&target, Exchange::Perhaps, properties, body).await;
                 moved.map_err(PublishError::from)
             }))
             .await;

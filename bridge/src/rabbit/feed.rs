@@ -180,7 +180,11 @@ impl Feed {
                     self.live.feed(self.number, true);
                     let gone = CancellationToken::new();
                     let _with_the_channel = gone.clone().drop_guard();
-                    let end = self.pump(&name, &mut consumer, &gone).await;
+                    let (handed_over, latest) = watch::channel(None);
+                    let end = tokio::select! {
+                        end = self.pump(&name, &mut consumer, &gone, &handed_over) => end,
+                        () = end_handed_over(latest) => None,
+                    };
                     self.live.feed(self.number, false);
                     drop(channel);
                     tracing::debug!(%queue, ?end, "no longer consuming");
@@ -232,6 +236,7 @@ impl Feed {
         name: &QueueName,
         consumer: &mut Consumer,
         gone: &CancellationToken,
+        handed_over: &watch::Sender<Option<Acker>>,
     ) -> Option<lapin::Error> {
         loop {
             let next = tokio::select! {
@@ -243,7 +248,7 @@ impl Feed {
                 Err(error) => return Some(error),
             };
             if self.is_canary(&arrived) {
-                settle(arrived.acker.ack(BasicAckOptions::default())).await;
+                handed_over.send_replace(Some(arrived.acker));
                 continue;
             }
             let message = match wire::decode(&arrived.properties, &arrived.data) {
@@ -278,7 +283,7 @@ impl Feed {
                     _permit: permit,
                 }),
                 None => {
-                    settle(arrived.acker.ack(BasicAckOptions::default())).await;
+                    handed_over.send_replace(Some(arrived.acker));
                     Box::new(Settled)
                 }
             };
@@ -301,6 +306,19 @@ impl Feed {
             nest.back(number);
         }
         true
+    }
+}
+
+/// Ends deliveries that are done once they are handed over: all up to the latest at once, for each
+/// frame costs the broker about as much as a message. One after the other: lapin may send what is
+/// asked for at the same time in any order, and the broker closes the channel when an older one is
+/// ended after a younger.
+async fn end_handed_over(mut latest: watch::Receiver<Option<Acker>>) {
+    while latest.changed().await.is_ok() {
+        let acker = latest.borrow_and_update().clone();
+        if let Some(acker) = acker {
+            settle(acker.ack(BasicAckOptions { multiple: true })).await;
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Publishing: confirmed, mandatory, bounded.
 //!
-//! Each publish has a channel of its own while it is under way. lapin hands a returned message to
-//! whichever confirmation of the channel comes next, and one ack may confirm many, so on a shared
-//! channel a returned message can be taken for a delivered one. Alone on its channel it cannot, a
-//! channel that the broker closes fails one publish only, and a late confirmation finds nobody.
+//! What is small and goes to an exchange that is always there shares a channel (`pipe.rs`). All else
+//! has a channel of its own while it is under way: an exchange that is missing, or a message that is
+//! beyond the broker's bound, closes the channel, and then fails one publish only.
 //!
 //! Invariant: `Ok` means that the broker confirmed it and did not return it.
 
@@ -20,21 +19,26 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     Context,
     fault::{ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, answered, code},
     layout::Target,
     link::{Link, Session},
+    pipe::{Parcel, Pipe},
     wire::{PERSISTENT, short},
 };
 use crate::PublishError;
 
-/// So many publishes are with the broker at a time.
+/// So many publishes with channels of their own are with the broker at a time.
 const CHANNELS: usize = 64;
 /// So many more of what somebody waits for: CALLs, replies and canaries. A flood of CASTs that
 /// wait for their turn does not hold them up.
 const SWIFT_CHANNELS: usize = 16;
+/// Bytes of the largest message that shares a channel. Every broker takes more, and it delays those
+/// behind it by no more than a few of them.
+const SMALL: usize = 64 * 1024;
 /// Wait for the very first connection.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -78,6 +82,18 @@ struct Pool {
     free: Mutex<Vec<Channel>>,
     slots: Semaphore,
     swift: Semaphore,
+    /// For what lasts, and for what somebody waits for.
+    pipes: [Mutex<Option<Arc<Pipe>>>; 2],
+    tasks: TaskTracker,
+}
+
+/// What is known of a message beside itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// It is there whenever there is anybody to publish to it.
+    Always,
+    /// It may be missing.
+    Perhaps,
 }
 
 impl Publisher {
@@ -95,8 +111,9 @@ impl Publisher {
     pub(super) async fn publish(
         &self,
         target: &Target,
+        exchange_is: Exchange,
         properties: BasicProperties,
-        body: &[u8],
+        body: Vec<u8>,
     ) -> Result<(), Failure> {
         let unavailable = |why: &str| PublishError::Unavailable(why.to_owned());
         let deadline = Instant::now() + self.context.config.confirm_timeout;
@@ -116,6 +133,12 @@ impl Publisher {
         }
         let pool = self.pool(session);
         let lasts = *properties.delivery_mode() == Some(PERSISTENT);
+        if exchange_is == Exchange::Always && body.len() <= SMALL {
+            let parcel = Parcel { exchange, key, properties, body };
+            let pipe = pool.pipe(lasts);
+            let sent = timeout_at(deadline, pipe.publish(parcel)).await;
+            return sent.unwrap_or_else(|_| Err(silent()));
+        }
         let slots = if lasts { &pool.slots } else { &pool.swift };
         let Ok(Ok(_slot)) = timeout_at(deadline, slots.acquire()).await else {
             return Err(unavailable("it is too slow").into());
@@ -128,32 +151,21 @@ impl Publisher {
         // From here on it may be sent. The channel goes back only after a clean end.
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirmed = timeout_at(deadline, async {
-            channel.basic_publish(exchange, key, options, body, properties).await?.await
+            channel.basic_publish(exchange, key, options, &body, properties).await?.await
         })
         .await;
-        let error = match confirmed {
-            Err(_) => PublishError::Unknown("no confirmation in time".to_owned()),
-            Ok(Err(error)) => match code(&error) {
-                Some(NOT_FOUND) => return Err(Failure::NoExchange),
-                Some(ACCESS_REFUSED) => PublishError::Unavailable(error.to_string()),
-                // The broker's own limit, below ours.
-                Some(PRECONDITION_FAILED) => {
-                    PublishError::TooLarge { limit: body.len().saturating_sub(1) }
-                }
-                _ => PublishError::Unknown(error.to_string()),
-            },
-            Ok(Ok(confirmation)) => {
-                pool.give_back(channel);
-                match confirmation {
-                    Confirmation::Ack(None) => return Ok(()),
-                    Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
-                        PublishError::NoQueue
-                    }
-                    Confirmation::Nack(None) => PublishError::Full,
-                    Confirmation::NotRequested => {
-                        PublishError::Unknown("the channel does not confirm".to_owned())
-                    }
-                }
+        let confirmation = match confirmed {
+            Err(_) => return Err(silent()),
+            Ok(Err(error)) => return Err(failure(&error, body.len())),
+            Ok(Ok(confirmation)) => confirmation,
+        };
+        pool.give_back(channel);
+        let error = match confirmation {
+            Confirmation::Ack(None) => return Ok(()),
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => PublishError::NoQueue,
+            Confirmation::Nack(None) => PublishError::Full,
+            Confirmation::NotRequested => {
+                PublishError::Unknown("the channel does not confirm".to_owned())
             }
         };
         Err(error.into())
@@ -174,12 +186,43 @@ impl Publisher {
                 free: Mutex::new(Vec::new()),
                 slots: Semaphore::new(CHANNELS),
                 swift: Semaphore::new(SWIFT_CHANNELS),
+                pipes: Default::default(),
+                tasks: self.context.tasks.clone(),
             }))),
         }
     }
 }
 
+/// No confirmation came in time.
+fn silent() -> Failure {
+    PublishError::Unknown("no confirmation in time".to_owned()).into()
+}
+
+/// What an error of the channel means for the publish that got it.
+pub(super) fn failure(error: &lapin::Error, bytes: usize) -> Failure {
+    let error = match code(error) {
+        Some(NOT_FOUND) => return Failure::NoExchange,
+        Some(ACCESS_REFUSED) => PublishError::Unavailable(error.to_string()),
+        // The broker's own limit, below ours.
+        Some(PRECONDITION_FAILED) => PublishError::TooLarge { limit: bytes.saturating_sub(1) },
+        _ => PublishError::Unknown(error.to_string()),
+    };
+    error.into()
+}
+
 impl Pool {
+    /// The channel that all share, made anew when it has gone.
+    fn pipe(&self, lasts: bool) -> Arc<Pipe> {
+        let mut pipe =
+            self.pipes[usize::from(lasts)].lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pipe {
+            Some(pipe) if pipe.is_open() => Arc::clone(pipe),
+            _ => {
+                Arc::clone(pipe.insert(Pipe::start(Arc::clone(&self.session), &self.tasks).into()))
+            }
+        }
+    }
+
     async fn channel(&self) -> Result<Channel, String> {
         while let Some(channel) = self.free().pop() {
             if channel.status().connected() {

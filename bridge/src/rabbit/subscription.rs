@@ -24,7 +24,7 @@ use super::{
     layout::{Target, call_key},
     link::{Link, Session},
     live::Live,
-    publisher::Publisher,
+    publisher::{Exchange, Publisher},
     wire::CANARY,
 };
 use crate::{Address, PublishError, Source, Subscription};
@@ -248,6 +248,7 @@ impl Canary {
             .with_message_id(number.to_string().into())
             .with_delivery_mode(1)
             .with_expiration(life.as_millis().to_string().into());
-        self.publisher.publish(&target, properties, b"").await.map_err(PublishError::from)
+        let sent = self.publisher.publish(&target, Exchange::Perhaps, properties, Vec::new());
+        sent.await.map_err(PublishError::from)
     }
 }

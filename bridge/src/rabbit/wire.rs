@@ -19,6 +19,8 @@ pub(super) const PROPERTIES_MAX: usize = 12 * 1024;
 /// `type` of the message with which an agent tests its own way back.
 pub(super) const CANARY: &str = "canary";
 
+/// Number of a publish, by which its sender knows a message that was returned.
+const TICKET: &str = "ticket";
 /// Why a message is dead, where its sender says so.
 pub(super) const REASON: &str = "reason";
 /// Where it died, where its sender says so.
@@ -48,10 +50,12 @@ pub(super) enum EncodeError {
     Name(&'static str),
 }
 
-/// Encodes a message for a route. `now` is in milliseconds since 1970.
+/// Encodes a message for a route. `now` is in milliseconds since 1970; the ticket comes back with
+/// a message that the broker returns.
 pub(super) fn encode(
     route: &Route,
     message: &Message,
+    ticket: u64,
     now: u64,
     max_bytes: usize,
 ) -> Result<Encoded, EncodeError> {
@@ -74,6 +78,7 @@ pub(super) fn encode(
     headers.number("deadline", message.deadline);
     headers.number("attempt", Some(u64::from(message.attempt)));
     headers.number("sent", Some(message.sent));
+    headers.number(TICKET, Some(ticket));
     headers.text("request", message.request.as_deref());
     headers.text("traceparent", message.traceparent.as_deref());
     if let Route::Dead(agent) = route {
@@ -105,6 +110,11 @@ pub(super) fn encode(
         properties = properties.with_expiration(left.to_string().into());
     }
     Ok(Encoded { properties, body })
+}
+
+/// The ticket that a message was encoded with; 0 if it has none.
+pub(super) fn ticket(properties: &BasicProperties) -> u64 {
+    properties.headers().as_ref().and_then(|headers| number(headers, TICKET)).unwrap_or(0)
 }
 
 /// Reads a message.
@@ -277,7 +287,7 @@ mod tests {
     fn a_message_survives_the_way() {
         let failure = Body::Failure(Box::new(Error::new(Reason::AgentBusy, "busy").with("a", 1)));
         for message in [message(), Message { body: failure, kind: Kind::Reply, ..message() }] {
-            let encoded = encode(&Route::Call(agent()), &message, 11_000, 1024).unwrap();
+            let encoded = encode(&Route::Call(agent()), &message, 1, 11_000, 1024).unwrap();
             assert_eq!(decode(&encoded.properties, &encoded.body), Ok(message));
             assert_eq!(encoded.properties.expiration().clone(), Some("4000".into()));
             assert_eq!(*encoded.properties.delivery_mode(), Some(TRANSIENT));
@@ -286,11 +296,11 @@ mod tests {
 
     #[test]
     fn a_cast_lasts_and_a_retry_does_not_expire() {
-        let cast = encode(&Route::Cast(agent()), &message(), 11_000, 1024).unwrap();
+        let cast = encode(&Route::Cast(agent()), &message(), 1, 11_000, 1024).unwrap();
         assert_eq!(*cast.properties.delivery_mode(), Some(PERSISTENT));
         assert_eq!(cast.properties.expiration().clone(), Some("9000".into()));
         let step = Route::RetryCast(agent(), Route::STEPS[0]);
-        let retry = encode(&step, &message(), 11_000, 1024).unwrap();
+        let retry = encode(&step, &message(), 1, 11_000, 1024).unwrap();
         assert_eq!(*retry.properties.expiration(), None);
     }
 
@@ -301,21 +311,21 @@ mod tests {
             ..message()
         };
         let route = Route::Cast(agent());
-        assert_eq!(encode(&route, &large, 0, 1024).unwrap_err(), EncodeError::TooLarge(1024));
+        assert_eq!(encode(&route, &large, 1, 0, 1024).unwrap_err(), EncodeError::TooLarge(1024));
         let many: Vec<_> = (1..5000).map(|n| (2 * n).to_string()).collect();
         let large =
             Message { agents: Some(Ranges::parse("a", &many.join(",")).unwrap()), ..message() };
         assert_eq!(
-            encode(&route, &large, 0, 1 << 20).unwrap_err(),
+            encode(&route, &large, 1, 0, 1 << 20).unwrap_err(),
             EncodeError::TooLarge(PROPERTIES_MAX)
         );
         let named = Message { reply_to: Some("b".repeat(256)), ..message() };
-        assert_eq!(encode(&route, &named, 0, 1024).unwrap_err(), EncodeError::Name("reply_to"));
+        assert_eq!(encode(&route, &named, 1, 0, 1024).unwrap_err(), EncodeError::Name("reply_to"));
     }
 
     #[test]
     fn what_is_not_ours_is_an_error() {
-        let good = encode(&Route::Cast(agent()), &message(), 0, 1024).unwrap();
+        let good = encode(&Route::Cast(agent()), &message(), 1, 0, 1024).unwrap();
         assert!(decode(&BasicProperties::default(), b"{}").is_err());
         assert!(decode(&good.properties, b"[1]").is_err());
         assert!(decode(&good.properties, &[0xff, 0xfe]).is_err());

@@ -75,7 +75,7 @@ impl Carrier {
 
     /// The bridge, as a manager in this process reaches it.
     pub(super) fn link(&self) -> BridgeLink {
-        BridgeLink::embedded(goperation_bridge::service(self.bridge.clone()))
+        BridgeLink::embedded(goperation_bridge::Service::new(self.bridge.clone()))
     }
 
     /// Ends both.

@@ -72,7 +72,7 @@ impl Site {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stored: Arc<dyn Store> = Arc::new(store.clone());
-        let link = BridgeLink::embedded(goperation_bridge::service(bridge.clone()));
+        let link = BridgeLink::embedded(goperation_bridge::Service::new(bridge.clone()));
         let parts = goperation_manager::Parts { store: stored, bridge: link };
         let config = goperation_manager::Config::default();
         let stop = CancellationToken::new();

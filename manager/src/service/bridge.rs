@@ -1,9 +1,9 @@
 //! `BridgeService` on the manager's port: what the bridge does is handed to it as it is, with the
 //! caller's deadline and trace; what needs the record is added here.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use goperation::{
     Error, to_duration,
     v1::{bridge_service_server::BridgeService, *},
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, async_trait};
 use super::{LONGEST_WAIT, Services, span};
 use crate::{
     app::Key,
-    bridge_link::{Client, failed, unknown},
+    bridge_link::{Client, Incoming, failed, unknown},
     error::edge,
 };
 
@@ -146,7 +146,7 @@ impl BridgeService for Services {
             .await
     }
 
-    type ReceiveStream = Pin<Box<dyn Stream<Item = Result<ReceiveResponse, Status>> + Send>>;
+    type ReceiveStream = Incoming;
 
     async fn receive(
         &self,
@@ -155,7 +155,7 @@ impl BridgeService for Services {
         if let Err(error) = self.0.note_notify(&request.get_ref().queue).await {
             return Err(error.into());
         }
-        let stream = self.bridge().receive(on(request)).await?.into_inner();
+        let stream = self.bridge().receive(on(request)).await?;
         // A stream would keep a stopping manager until its time is up.
         let stream = stream.take_until(self.0.stop.clone().cancelled_owned());
         Ok(Response::new(Box::pin(stream)))

@@ -9,9 +9,9 @@ use goperation::{
         CreateEntityRequest, EndpointMethod, Entity, RenewAgentRequest, RenewAgentResponse,
         ShowAgentRequest, ShowEntityRequest, SyncAgentRequest, SyncAgentResponse,
         agent_service_client::AgentServiceClient, bridge_service_client::BridgeServiceClient,
-        bridge_service_server::BridgeServiceServer, cache_service_client::CacheServiceClient,
-        endpoint_service_client::EndpointServiceClient, entity_service_client::EntityServiceClient,
-        port_service_client::PortServiceClient, request_service_client::RequestServiceClient,
+        cache_service_client::CacheServiceClient, endpoint_service_client::EndpointServiceClient,
+        entity_service_client::EntityServiceClient, port_service_client::PortServiceClient,
+        request_service_client::RequestServiceClient,
     },
 };
 use goperation_bridge::{Bridge, BridgeConfig, Local, LocalConfig, Transport as _};
@@ -91,14 +91,14 @@ impl Manager {
             let result = if real {
                 let local = Local::open(stored.clone(), LocalConfig::default()).await.unwrap();
                 let bridge = Bridge::start(local.clone(), BridgeConfig::default());
-                let link = BridgeLink::embedded(goperation_bridge::service(bridge.clone()));
+                let link = BridgeLink::embedded(goperation_bridge::Service::new(bridge.clone()));
                 let parts = Parts { store: stored, bridge: link };
                 let result = run(settings, listener, parts, stop).await;
                 bridge.close().await;
                 local.close().await;
                 result
             } else {
-                let link = BridgeLink::embedded(BridgeServiceServer::new(bridge));
+                let link = BridgeLink::embedded(bridge);
                 run(settings, listener, Parts { store: stored, bridge: link }, stop).await
             };
             store.close().await;
