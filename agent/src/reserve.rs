@@ -84,11 +84,11 @@ impl Core {
                 Ok(held) if held.is_empty() => return Ok(claim),
                 Ok(held) => held,
                 Err(e) => {
-                    self.release(claim).await;
+                    self.release(claim, &[]).await;
                     return Err(Error::new(Reason::Internal, format!("ports were not tried: {e}")));
                 }
             };
-            self.release(claim).await;
+            self.release(claim, &held).await;
             for (port, by) in held {
                 if port.given {
                     return Err(taken(&port, by.as_deref()));
@@ -98,11 +98,15 @@ impl Core {
         }
     }
 
-    async fn release(&self, claim: Claim) {
+    async fn release(&self, claim: Claim, held: &[(Claimed, Option<String>)]) {
         // `look` fails only on re-entry, and nothing is held here.
         drop(
             self.look(Operation::FreePorts, |state| {
                 state.ports.release_claim(claim);
+                // Or each reservation from now on would try them first, and look for who has them.
+                for (port, _) in held {
+                    state.ports.seen_in_use(port.protocol, port.port);
+                }
                 Ok(())
             })
             .await,

@@ -311,3 +311,23 @@ fn both_is_freed_by_halves() {
     assert_eq!(table.freed_sequence(Protocol::Udp, 3000), None);
     assert!(table.freed_sequence(Protocol::Tcp, 3000).is_some());
 }
+
+#[test]
+fn what_another_program_has_is_tried_last() {
+    let mut table = table();
+    let mut any = |skip: &BTreeSet<Slot>| {
+        let claim = table.claim(&[any_of(Protocol::Tcp, 1)], skip).unwrap();
+        let port = claim.ports()[0].port;
+        table.release_claim(claim);
+        port
+    };
+    let first = any(&BTreeSet::new());
+    let second = any(&BTreeSet::from([(Protocol::Tcp, first)]));
+    table.seen_in_use(Protocol::Tcp, first);
+    let claim = table.claim(&[any_of(Protocol::Tcp, 1)], &BTreeSet::new()).unwrap();
+    assert_eq!(claim.ports()[0].port, second);
+    table.release_claim(claim);
+    let free = u32::try_from(table.counts().free_tcp).unwrap();
+    let claim = table.claim(&[any_of(Protocol::Tcp, free)], &BTreeSet::new()).unwrap();
+    assert_eq!(claim.ports().last().unwrap().port, first);
+}

@@ -168,6 +168,15 @@ impl PortTable {
         }
     }
 
+    /// Something else on the host has this free port: it is not long unused, so others are tried
+    /// before it from now on. Not stored: after a restart it is tried once more.
+    pub fn seen_in_use(&mut self, protocol: Protocol, port: u16) {
+        for &protocol in protocol.singles() {
+            self.free.set_freed((port, protocol), self.next_freed);
+        }
+        self.next_freed += 1;
+    }
+
     /// The reservations under a number that [`PortTable::free`] means.
     fn meant(
         &self,
