@@ -3,6 +3,7 @@
 //! Invariant: the exit code is 0 if the task did all that it promises, 2 if the machine lacks
 //! something that it needs, and else that of the step that failed.
 
+mod bench;
 mod buf;
 mod sdk;
 mod step;
@@ -28,6 +29,8 @@ enum Task {
     Test(test::Args),
     /// Generates the SDKs from the protos.
     Sdk(sdk::Args),
+    /// Measures our programs, built for release, beside the limit of what they are built on.
+    Bench(bench::Args),
 }
 
 /// Why a task ended early.
@@ -70,6 +73,7 @@ async fn main() -> ExitCode {
     let done = match args.task {
         Task::Test(args) => test::run_task(args).await,
         Task::Sdk(args) => sdk::run_task(args).await,
+        Task::Bench(args) => bench::run_task(args).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

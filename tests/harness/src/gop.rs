@@ -96,7 +96,20 @@ impl GopProcess {
         args: impl IntoIterator<Item = S>,
         env: &[(&str, &str)],
     ) -> Result<Self> {
-        Self::launch(program, args, env)?.ready_within(READY_WITHIN).await
+        Self::try_spawn_program_within(READY_WITHIN, program, args, env).await
+    }
+
+    /// As [`Self::try_spawn_program`], for a start that takes longer.
+    ///
+    /// # Errors
+    /// It ends, or is not ready within that time; the text holds its log.
+    pub async fn try_spawn_program_within<S: AsRef<OsStr>>(
+        within: Duration,
+        program: &Path,
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
+        Self::launch(program, args, env)?.ready_within(within).await
     }
 
     /// As [`Self::spawn`], for a start that takes longer.
@@ -107,8 +120,8 @@ impl GopProcess {
         within: Duration,
         args: impl IntoIterator<Item = S>,
     ) -> Self {
-        let started = Self::launch(&gop(), args, &[]).unwrap_or_else(|error| panic!("{error}"));
-        started.ready_within(within).await.unwrap_or_else(|error| panic!("{error}"))
+        let started = Self::try_spawn_program_within(within, &gop(), args, &[]).await;
+        started.unwrap_or_else(|error| panic!("{error}"))
     }
 
     async fn ready_within(self, within: Duration) -> Result<Self> {

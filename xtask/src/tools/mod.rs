@@ -1,7 +1,7 @@
-//! The programs that the tests need beyond Rust: found, installed, or named.
+//! The programs that the tests and the bench need beyond Rust: found, installed, or named.
 //!
-//! Invariant: the repository says which versions: `tests/clients/` pins all that is not the
-//! system's, and an installation is made again when those files change.
+//! Invariant: the repository says which versions: `tests/clients/` and `bench/peer/` pin all that is
+//! not the system's, and an installation is made again when those files change.
 
 mod grpcurl;
 mod node;
@@ -90,13 +90,8 @@ async fn packages(
 ) -> Result<SdkTools, Error> {
     let sdk = SdkTools { venv: target.join(VENV), node_modules: target.join(NODE_MODULES) };
     let requirements = workspace().join("tests/clients/requirements.txt");
-    if install && !python::is_installed(&sdk.venv, &requirements).await {
-        let work = python::install(&sdk.venv, &requirements);
-        attempt(step("install tests/clients/requirements.txt (pip)", work).await)?;
-    }
-    if !python::is_installed(&sdk.venv, &requirements).await {
-        missing.push(python::advice(&sdk.venv));
-    }
+    let what = "install tests/clients/requirements.txt (pip)";
+    venv(what, &sdk.venv, &requirements, install, missing).await?;
     let (folder, wanted) = (target.join("tools/node"), workspace().join("tests/clients/node"));
     if install && !node::is_installed(&folder, &wanted) {
         let work = node::install(&folder, &wanted);
@@ -108,8 +103,46 @@ async fn packages(
     Ok(sdk)
 }
 
+/// What the bench needs, and the Python of its peer, if that is wanted.
+pub(crate) async fn ensure_for_bench(
+    target: &Path,
+    install: bool,
+    peer: bool,
+) -> Result<Option<PathBuf>, Error> {
+    let mut missing = system::ensure(&system::FOR_BENCH, install).await?;
+    let folder = target.join("tools/peer");
+    if peer {
+        missing.extend(system::ensure(&system::FOR_PEER, install).await?);
+        let requirements = workspace().join("bench/peer/requirements.txt");
+        let what = "install bench/peer/requirements.txt (pip)";
+        venv(what, &folder, &requirements, install, &mut missing).await?;
+    }
+    if missing.is_empty() {
+        Ok(peer.then(|| python::python(&folder)))
+    } else {
+        Err(lacking(&missing))
+    }
+}
+
+/// The venv in `folder` with what `requirements` names.
+async fn venv(
+    step_name: &'static str,
+    folder: &Path,
+    requirements: &Path,
+    install: bool,
+    missing: &mut Vec<String>,
+) -> Result<(), Error> {
+    if install && !python::is_installed(folder, requirements).await {
+        attempt(step(step_name, python::install(folder, requirements)).await)?;
+    }
+    if !python::is_installed(folder, requirements).await {
+        missing.push(python::advice(folder, requirements));
+    }
+    Ok(())
+}
+
 fn lacking(missing: &[String]) -> Error {
-    Error::Missing(format!("install what the tests need:\n  {}", missing.join("\n  ")))
+    Error::Missing(format!("install what is needed:\n  {}", missing.join("\n  ")))
 }
 
 /// Reports a failed installation and goes on; an interruption ends the task.

@@ -1,4 +1,4 @@
-//! The venv with the Python packages of the tests.
+//! A venv with Python packages: that of the tests, that of the bench's peer.
 //!
 //! Invariant: its stamp is written last, so half an installation is not taken for a whole one.
 
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::{same, succeeds};
-use crate::step::{Failure, command, run};
+use crate::step::{Failure, command, run, workspace};
 
 /// True if the venv runs and holds what `requirements` says now.
 pub(super) async fn is_installed(venv: &Path, requirements: &Path) -> bool {
@@ -33,11 +33,12 @@ pub(super) fn pip_install(venv: &Path) -> tokio::process::Command {
 }
 
 /// How a person makes it.
-pub(super) fn advice(venv: &Path) -> String {
+pub(super) fn advice(venv: &Path, requirements: &Path) -> String {
+    let requirements = requirements.strip_prefix(workspace()).unwrap_or(requirements).display();
     let (venv, stamp) = (venv.display(), stamp(venv));
     format!(
         "Python packages: `python3 -m venv --clear {venv} && {venv}/bin/pip install -r \
-         tests/clients/requirements.txt && cp tests/clients/requirements.txt {}`",
+         {requirements} && cp {requirements} {}`",
         stamp.display()
     )
 }

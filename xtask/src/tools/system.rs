@@ -92,6 +92,12 @@ const BZFLAG: Need = Need {
 /// What the SDKs are generated with.
 pub(super) const FOR_SDK: [Need; 3] = [NODE, NPM, PYTHON];
 
+/// What the bench needs.
+pub(super) const FOR_BENCH: [Need; 1] = [RABBITMQ];
+
+/// What its peer needs.
+pub(super) const FOR_PEER: [Need; 1] = [PYTHON];
+
 /// What all tests need.
 pub(super) const FOR_TESTS: [Need; 8] =
     [RABBITMQ, CHROMIUM, CURL, NODE, NPM, PYTHON, TEEWORLDS, BZFLAG];
