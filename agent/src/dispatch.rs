@@ -9,9 +9,9 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt as _, stream::FuturesOrdered};
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesOrdered};
 use goperation::{AgentStatus, Error, Reason, Result, v1::ResponseState};
-use goperation_bridge::{Body, Delivery, Kind, Message, QueueName, Subscription};
+use goperation_bridge::{Ack, Body, Delivery, Kind, Message, QueueName, Subscription};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
@@ -141,12 +141,12 @@ impl Dispatcher {
     async fn admit(&mut self, delivery: Delivery) {
         let message = &delivery.message;
         if !self.agent.is_meant(message) {
-            self.errands.spawn(delivery.ack.ack());
+            self.acknowledge(delivery.ack);
             return;
         }
         self.agent.counters.delivered();
         if self.agent.waiters.join(message) {
-            self.errands.spawn(delivery.ack.ack());
+            self.acknowledge(delivery.ack);
             return;
         }
         if let Some(late) = over_finish_time(message, self.agent.core.manager_now()) {
@@ -177,6 +177,14 @@ impl Dispatcher {
             Verdict::Run => self.accept(delivery).await,
             Verdict::Refuse => self.refused(delivery),
             Verdict::Hold | Verdict::Resend => self.resend(delivery),
+        }
+    }
+
+    /// Ends a delivery. Most are ended as soon as that is asked for, and need no task.
+    fn acknowledge(&mut self, ack: Box<dyn Ack>) {
+        let mut ended = ack.ack();
+        if (&mut ended).now_or_never().is_none() {
+            self.errands.spawn(ended);
         }
     }
 
@@ -238,13 +246,13 @@ impl Dispatcher {
         let keys = self.order_keys(message);
         let Some(pass) = self.room(&keys) else { return self.locked(delivery) };
         if !self.agent.waiters.enter(message) {
-            self.errands.spawn(delivery.ack.ack());
+            self.acknowledge(delivery.ack);
             return;
         }
         // A request has one answer of each agent, also when its message comes twice.
         if read_only && message.request.is_none() {
-            let message = delivery.message.clone();
-            self.errands.spawn(delivery.ack.ack());
+            let Delivery { message, ack, .. } = delivery;
+            self.acknowledge(ack);
             return self.enqueue(Job { message, entry: None, shared }, pass);
         }
         if pass.is_some() {
@@ -294,8 +302,8 @@ impl Dispatcher {
     fn journaled(&mut self, delivery: Delivery, received: Result<Received>, pass: Pass) {
         match received {
             Ok(Received::New(entry)) => {
-                let message = delivery.message.clone();
-                self.errands.spawn(delivery.ack.ack());
+                let Delivery { message, ack, .. } = delivery;
+                self.acknowledge(ack);
                 self.agent.tell(&message, ResponseState::Accepted, "");
                 let shared = entry.is_shared();
                 self.enqueue(Job { message, entry: Some(entry), shared }, pass);
@@ -308,7 +316,7 @@ impl Dispatcher {
                         agent.answer_again(delivery, waiters, &entry).await;
                     });
                 } else {
-                    self.errands.spawn(delivery.ack.ack());
+                    self.acknowledge(delivery.ack);
                 }
             }
             Err(error) => {
