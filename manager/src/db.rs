@@ -17,6 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::from_store,
+    keys,
+    record::AgentRecord,
+    roster::Roster,
     turns::{Turn, Turns},
 };
 
@@ -72,11 +75,22 @@ pub(crate) struct Db {
     broken: Arc<Broken>,
     /// Whose turn it is to change a key over which transactions have met.
     turns: Turns,
+    /// The agents on record, once [`Db::read_roster`] has read them.
+    pub(crate) roster: Arc<Roster>,
 }
 
 impl Db {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, broken: Arc::default(), turns: Turns::default() }
+        let (broken, turns, roster) = (Arc::default(), Turns::default(), Arc::default());
+        Self { store, broken, turns, roster }
+    }
+
+    /// Reads which agents are on record; every change from then on is noted by its transaction.
+    pub(crate) async fn read_roster(&self) -> Result<()> {
+        for (_, record) in self.all::<AgentRecord>(keys::AGENTS.to_vec()).await? {
+            self.roster.note(&record);
+        }
+        Ok(())
     }
 
     fn failed(&self, error: store::Error) -> Error {
@@ -126,6 +140,11 @@ impl Db {
         let scan = Scan { start, end, limit, reverse: false };
         let rows = self.scan(scan).await?;
         Ok(rows.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Every record from `start` up to, not including, `end`.
+    pub(crate) async fn between<R: Record>(&self, start: Key, end: Key) -> Result<Vec<(Key, R)>> {
+        decode_all(self.scan(Scan { start, end, limit: usize::MAX, reverse: false }).await?)
     }
 
     /// At most `limit` records whose keys begin with `prefix`, in order, those after the key `after`
@@ -233,6 +252,7 @@ impl Tx {
                 };
             }
         }
+        let agents = agents(&writes)?;
         for (key, value) in writes {
             txn = match value {
                 Some(value) => txn.put(key, value),
@@ -241,6 +261,12 @@ impl Tx {
         }
         match self.db.store.commit(txn).await.map_err(|e| self.db.failed(e))? {
             Outcome::Applied => {
+                for (id, record) in agents {
+                    match record {
+                        Some(record) => self.db.roster.note(&record),
+                        None => self.db.roster.removed(id),
+                    }
+                }
                 self.turn = None;
                 Ok(true)
             }
@@ -264,6 +290,17 @@ impl Tx {
         let what = format!("too many changes to {key} at once; nothing was done, try again");
         Err(Error::new(Reason::Unavailable, what).with_retry_after(Duration::from_secs(1)))
     }
+}
+
+/// What writes make of the records of agents.
+fn agents(writes: &BTreeMap<Key, Option<Value>>) -> Result<Vec<(u32, Option<AgentRecord>)>> {
+    let from = writes.range(keys::AGENTS.to_vec()..);
+    from.take_while(|(key, _)| key.starts_with(keys::AGENTS))
+        .filter_map(|(key, value)| Some((key, keys::last_number(key)?, value)))
+        .map(|(key, id, value)| {
+            Ok((id, value.as_ref().map(|bytes| decode(key, bytes)).transpose()?))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -155,6 +155,11 @@ pub(crate) fn entities_on(agent: u32) -> Key {
     key(&[ENTITIES_ON, &agent.to_be_bytes(), b"/"])
 }
 
+/// After all keys of [`entities_on`].
+pub(crate) fn after_entities_on(agent: u32) -> Key {
+    key(&[ENTITIES_ON, &agent.to_be_bytes(), &[b'/' + 1]])
+}
+
 /// The agent, endpoint and number in a key of [`entity_on`].
 pub(crate) fn split_entity_on(key: &[u8]) -> Option<(u32, String, u32)> {
     let (agent, rest) = key.strip_prefix(ENTITIES_ON)?.split_first_chunk::<4>()?;

@@ -16,11 +16,13 @@ mod keys;
 mod lease;
 mod listen;
 mod mask;
+mod numbers;
 mod page;
 mod placement;
 mod reconcile;
 mod record;
 mod request;
+mod roster;
 mod rpc;
 mod server;
 mod service;
@@ -79,9 +81,11 @@ pub async fn run(
         abort: CancellationToken::new(),
         deletes: Notify::new(),
         queues: Notify::new(),
+        numbers: numbers::Numbers::default(),
         turns: turns::Turns::default(),
         upgrades: app::Upgrades::default(),
     });
+    app.db.read_roster().await.map_err(Error::Record)?;
     app.drop_broken_deletes().await.map_err(Error::Record)?;
     app.resume_requests().await.map_err(Error::Record)?;
     let watch = async {

@@ -61,6 +61,16 @@ impl Ask {
         Ok(Self { rows, after, query: fingerprint })
     }
 
+    /// Rows of the page, at most.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The sort key after which the page begins, if it is not the first.
+    pub(crate) fn after(&self) -> Option<&[u8]> {
+        self.after.as_deref()
+    }
+
     /// The page of rows with their sort keys, no two of them equal.
     pub(crate) fn cut<T>(&self, mut rows: Vec<(Vec<u8>, T)>, descending: bool) -> Page<T> {
         rows.sort_by(|(a, _), (b, _)| if descending { b.cmp(a) } else { a.cmp(b) });

@@ -9,6 +9,7 @@ use goperation::{
         IndexAgentsResponse, NewAgentResponse, UpdateAgentRequest,
     },
 };
+use goperation_store::Key;
 
 use super::{App, hardware::Hardware, once::Seal};
 use crate::{
@@ -125,6 +126,15 @@ impl By {
     }
 }
 
+/// Entities by agent, of keys of [`keys::entity_on`].
+fn count_entities(on: &[Key]) -> HashMap<u32, usize> {
+    let mut counts = HashMap::new();
+    for (agent, _, _) in on.iter().filter_map(|key| keys::split_entity_on(key)) {
+        *counts.entry(agent).or_default() += 1;
+    }
+    counts
+}
+
 impl App {
     /// Reads a filter of agents.
     pub(crate) fn agent_filter(text: &str) -> Result<Filter> {
@@ -133,13 +143,7 @@ impl App {
 
     /// Number of entities on each agent that has any.
     pub(crate) async fn entity_counts(&self) -> Result<HashMap<u32, usize>> {
-        let mut counts = HashMap::new();
-        for key in self.db.keys(keys::ENTITIES_ON.to_vec()).await? {
-            if let Some((agent, _, _)) = keys::split_entity_on(&key) {
-                *counts.entry(agent).or_default() += 1;
-            }
-        }
-        Ok(counts)
+        Ok(count_entities(&self.db.keys(keys::ENTITIES_ON.to_vec()).await?))
     }
 
     /// An agent as clients see it.
@@ -175,13 +179,43 @@ impl App {
         Ok(ask.cut(rows.filter(|(_, agent)| filter.passes(agent)).collect(), descending))
     }
 
+    /// A page of all agents by their numbers: only what it shows is read, however many there are.
+    async fn agents_by_id(&self, ask: &Ask, deleted_too: bool) -> Result<Page<Agent>> {
+        let after = ask.after().and_then(keys::last_number);
+        let (total, mut ids) = self.db.roster.part(deleted_too, after, ask.rows() + 1);
+        let total = i32::try_from(total).unwrap_or(i32::MAX);
+        let more = ids.len() > ask.rows();
+        ids.truncate(ask.rows());
+        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else {
+            return Ok(Page { rows: Vec::new(), next: String::new(), total });
+        };
+        let end = [keys::agent(last), vec![0]].concat();
+        let records: Vec<(_, AgentRecord)> = self.db.between(keys::agent(first), end).await?;
+        let (start, end) = (keys::entities_on(first), keys::after_entities_on(last));
+        let counts = count_entities(&self.db.keys_between(start, end, usize::MAX).await?);
+        let records = records.iter().map(|(_, record)| record);
+        let shown = records.filter(|record| ids.binary_search(&record.id).is_ok());
+        let rows = shown.map(|record| {
+            let entities = counts.get(&record.id).copied().unwrap_or_default();
+            record.to_api(self.leases.seen(record.id), entities)
+        });
+        let next = if more { ask.token(&last.to_be_bytes()) } else { String::new() };
+        Ok(Page { rows: rows.collect(), next, total })
+    }
+
     pub(crate) async fn index_agents(&self, q: IndexAgentsRequest) -> Result<IndexAgentsResponse> {
         let deleted = q.show_deleted.to_string();
         let query = ["agents", q.filter.as_str(), q.order_by.as_str(), deleted.as_str()];
         let ask = Ask::new(q.page_size, &q.page_token, &query);
-        let page = self
-            .agent_page(ask, &q.filter, &q.order_by, |record| q.show_deleted || !record.deleted)
-            .await?;
+        let is_plain = q.filter.trim().is_empty()
+            && order(&q.order_by).is_ok_and(|by| matches!(by, (By::Id, false)));
+        let page = match ask {
+            Ok(ask) if is_plain => self.agents_by_id(&ask, q.show_deleted).await?,
+            ask => {
+                let keep = |record: &AgentRecord| q.show_deleted || !record.deleted;
+                self.agent_page(ask, &q.filter, &q.order_by, keep).await?
+            }
+        };
         Ok(IndexAgentsResponse {
             agents: page.rows,
             next_page_token: page.next,

@@ -1,8 +1,8 @@
 //! What the services do, one file a subject. Whoever calls here has unpacked the request and
 //! wraps the answer.
 //!
-//! Invariant: the record is the truth and every change of it is a transaction; only leases and
-//! clocks live in memory. What has been sent to an agent is recorded before.
+//! Invariant: the record is the truth and every change of it is a transaction; leases and clocks
+//! live in memory, and a roster of the agents that is made of the record. What has been sent to an agent is recorded before.
 
 mod agent;
 mod agent_queues;
@@ -50,6 +50,7 @@ use crate::{
     db::{Db, Tx},
     keys,
     lease::Leases,
+    numbers::Numbers,
     record::AgentRecord,
     request::Requests,
     turns::Turns,
@@ -81,6 +82,8 @@ pub(crate) struct App {
     pub(crate) deletes: Notify,
     /// There are queues to make.
     pub(crate) queues: Notify,
+    /// The numbers of agents.
+    pub(crate) numbers: Numbers,
     /// Idempotency keys under which something is being done.
     pub(crate) turns: Turns,
     /// Upgrades that are being asked for.

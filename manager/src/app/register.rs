@@ -128,7 +128,7 @@ impl App {
                         Some(h) => tx.get::<DeleteRecord>(keys::delete(h.id)).await?.is_some(),
                         None => false,
                     };
-                    (new_record(&mut tx, &agent_type, &host, now).await?, left)
+                    (self.new_record(&mut tx, &agent_type, &host, now).await?, left)
                 }
             };
             let id = record.id;
@@ -149,26 +149,28 @@ impl App {
         }
         Ok(CreateAgentResponse { agent: Some(self.agent_view(&record).await?), known })
     }
-}
 
-/// The record of a new agent under the next number, with the identity that it has from here on.
-pub(super) async fn new_record(
-    tx: &mut Tx,
-    agent_type: &AgentType,
-    host: &HostName,
-    now: u64,
-) -> Result<AgentRecord> {
-    let id = next_number(tx.number(keys::agent_counter()).await?, "agents")?;
-    tx.put(keys::identity(agent_type.as_str(), host.as_str()), &IdRecord { id });
-    tx.put_number(keys::agent_counter(), id.into());
-    Ok(AgentRecord {
-        id,
-        agent_type: agent_type.to_string(),
-        host: host.to_string(),
-        create_time: now,
-        manager_generation: 1,
-        ..AgentRecord::default()
-    })
+    /// The record of a new agent under the next number, with the identity that it has from here on.
+    pub(super) async fn new_record(
+        &self,
+        tx: &mut Tx,
+        agent_type: &AgentType,
+        host: &HostName,
+        now: u64,
+    ) -> Result<AgentRecord> {
+        // Read and raised here, the counter would let one registration a flush of the store pass.
+        let number = self.numbers.next(&self.db, &self.tasks, keys::agent_counter()).await?;
+        let id = fitting(number, "agents")?;
+        tx.put(keys::identity(agent_type.as_str(), host.as_str()), &IdRecord { id });
+        Ok(AgentRecord {
+            id,
+            agent_type: agent_type.to_string(),
+            host: host.to_string(),
+            create_time: now,
+            manager_generation: 1,
+            ..AgentRecord::default()
+        })
+    }
 }
 
 /// The record of a reserved agent without what its agent says itself from here on.
@@ -188,7 +190,11 @@ fn take_over(tx: &mut Tx, reserved: AgentRecord) -> AgentRecord {
 
 /// The number after the last one.
 pub(super) fn next_number(last: u64, what: &str) -> Result<u32> {
-    u32::try_from(last + 1).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(|| {
+    fitting(last.saturating_add(1), what)
+}
+
+fn fitting(number: u64, what: &str) -> Result<u32> {
+    u32::try_from(number).ok().filter(|&n| i32::try_from(n).is_ok()).ok_or_else(|| {
         Error::new(Reason::Internal, format!("there are no numbers left for {what}"))
     })
 }

@@ -14,12 +14,8 @@ use goperation::{
 };
 
 use super::{
-    App,
-    delete_agent::mark_deleted,
-    endpoint::not_on,
-    hardware::check_facts,
-    once::Seal,
-    register::{About, new_record},
+    App, delete_agent::mark_deleted, endpoint::not_on, hardware::check_facts, once::Seal,
+    register::About,
 };
 use crate::{
     check::{self, Violations},
@@ -84,7 +80,7 @@ impl App {
             {
                 return Err(on_record(&holder));
             }
-            let mut record = new_record(&mut tx, &agent_type, &host, now).await?;
+            let mut record = self.new_record(&mut tx, &agent_type, &host, now).await?;
             record.reserved = true;
             record.set_status(AgentStatus::Unactive, "reserved", now);
             about.apply(&mut record);

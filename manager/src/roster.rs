@@ -1,0 +1,116 @@
+//! Which agents are on record, in memory: a page of some of them needs to know how many there are,
+//! and not what is on record of each.
+//!
+//! Invariant: it has what every transaction that was answered has made of an agent. It is derived:
+//! each start makes it anew from the record.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::record::AgentRecord;
+
+/// One agent, at the revision of its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    revision: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Live,
+    /// DELETED, and on record still.
+    Deleted,
+    /// No longer on record; its number is never given again.
+    Gone,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    agents: BTreeMap<u32, Entry>,
+    live: usize,
+    deleted: usize,
+}
+
+/// The agents on record.
+#[derive(Debug, Default)]
+pub(crate) struct Roster(Mutex<Inner>);
+
+impl Roster {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The record of an agent as it is now; what is noted late of an older one changes nothing.
+    pub(crate) fn note(&self, record: &AgentRecord) {
+        let state = if record.deleted { State::Deleted } else { State::Live };
+        self.inner().put(record.id, Entry { revision: record.revision, state });
+    }
+
+    /// The record of an agent has been removed.
+    pub(crate) fn removed(&self, id: u32) {
+        self.inner().put(id, Entry { revision: u64::MAX, state: State::Gone });
+    }
+
+    /// How many there are, and the first `limit` of them whose numbers are above `after`, ascending.
+    pub(crate) fn part(
+        &self,
+        deleted_too: bool,
+        after: Option<u32>,
+        limit: usize,
+    ) -> (usize, Vec<u32>) {
+        let inner = self.inner();
+        let is_meant = |state| match state {
+            State::Live => true,
+            State::Deleted => deleted_too,
+            State::Gone => false,
+        };
+        let above = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let meant = inner.agents.range(above).filter(|(_, entry)| is_meant(entry.state));
+        let part = meant.map(|(&id, _)| id).take(limit).collect();
+        (inner.live + if deleted_too { inner.deleted } else { 0 }, part)
+    }
+}
+
+impl Inner {
+    fn put(&mut self, id: u32, entry: Entry) {
+        if self.agents.get(&id).is_some_and(|now| now.revision > entry.revision) {
+            return;
+        }
+        let before = self.agents.insert(id, entry).map(|before| before.state);
+        for (state, number) in [(State::Live, &mut self.live), (State::Deleted, &mut self.deleted)]
+        {
+            *number -= usize::from(before == Some(state));
+            *number += usize::from(entry.state == state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: u32, revision: u64, deleted: bool) -> AgentRecord {
+        AgentRecord { id, revision, deleted, ..AgentRecord::default() }
+    }
+
+    #[test]
+    fn what_is_noted_late_changes_nothing() {
+        let roster = Roster::default();
+        for id in 1..=5 {
+            roster.note(&record(id, 1, false));
+        }
+        roster.note(&record(2, 3, true));
+        roster.note(&record(2, 2, false));
+        roster.removed(4);
+        roster.note(&record(4, 9, true));
+        assert_eq!(roster.part(false, None, 9), (3, vec![1, 3, 5]));
+        assert_eq!(roster.part(true, None, 2), (4, vec![1, 2]));
+        assert_eq!(roster.part(true, Some(2), 9), (4, vec![3, 5]));
+        roster.note(&record(2, 4, false));
+        assert_eq!(roster.part(false, Some(5), 9), (4, vec![]));
+    }
+}
