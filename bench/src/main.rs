@@ -12,6 +12,7 @@ mod process;
 mod report;
 mod row;
 mod rows;
+mod simulate;
 mod site;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -51,11 +52,13 @@ struct Args {
     #[arg(long, value_name = "PROGRAM")]
     peer: Option<PathBuf>,
     #[command(subcommand)]
-    role: Option<Command>,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The storm after a broker's restart, from measured costs
+    Simulate(simulate::Storm),
     /// One process of the limit
     #[command(hide = true)]
     Role {
@@ -76,9 +79,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<ExitCode> {
-    if let Some(Command::Role { role }) = args.role {
-        limit::play(role).await?;
-        return Ok(ExitCode::SUCCESS);
+    match args.command {
+        Some(Command::Role { role }) => {
+            limit::play(role).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Simulate(storm)) => {
+            print!("{}", storm.run());
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let wanted = rows::wanted(&args.rows, args.short)?;
     if args.list {
