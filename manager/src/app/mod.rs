@@ -2,7 +2,8 @@
 //! wraps the answer.
 //!
 //! Invariant: the record is the truth and every change of it is a transaction; leases and clocks
-//! live in memory, and a roster of the agents that is made of the record. What has been sent to an agent is recorded before.
+//! live in memory, and a roster of the agents that is made of the record. What has been sent to an
+//! agent is recorded before.
 
 mod agent;
 mod agent_queues;
