@@ -129,8 +129,8 @@ impl Rabbit {
         let target = self.context.layout.target(route);
         let exchange = match route {
             // Its bridge declares it before anybody can reply.
-            Route::Reply(_) => Exchange::Always,
-            route if is_shared(route) => Exchange::Always,
+            Route::Reply(_) => Exchange::Always { ticket },
+            route if is_shared(route) => Exchange::Always { ticket },
             _ => Exchange::Perhaps,
         };
         let sent = self.publisher.publish(&target, exchange, encoded.properties, encoded.body);

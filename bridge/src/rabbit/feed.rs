@@ -181,10 +181,13 @@ impl Feed {
                     let gone = CancellationToken::new();
                     let _with_the_channel = gone.clone().drop_guard();
                     let (handed_over, latest) = watch::channel(None);
-                    let end = tokio::select! {
-                        end = self.pump(&name, &mut consumer, &gone, &handed_over) => end,
-                        () = end_handed_over(latest) => None,
+                    let pump = async {
+                        let end = self.pump(&name, &mut consumer, &gone, &handed_over).await;
+                        // Then what was handed over last is ended too, and nothing more.
+                        drop(handed_over);
+                        end
                     };
+                    let (end, ()) = tokio::join!(pump, end_handed_over(latest));
                     self.live.feed(self.number, false);
                     drop(channel);
                     tracing::debug!(%queue, ?end, "no longer consuming");

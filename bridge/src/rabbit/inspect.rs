@@ -14,7 +14,7 @@ use super::{
     fault::{ANSWER, LOCKED},
     layout::Layout,
     methods::{close, depth, get},
-    wire::{DIED_AT, DIED_IN, REASON, number, text},
+    wire::{self, DIED_AT, DIED_IN, REASON, number, text},
 };
 use crate::{DeadLetter, QueueInfo, QueueName, TransportError};
 
@@ -61,6 +61,8 @@ fn dead_letter(layout: &Layout, message: &BasicGetMessage) -> DeadLetter {
         queue = key.split_once('.').map_or(key, |(_, queue)| queue).to_owned();
         reason = "QUEUE_NOT_FOUND".to_owned();
     }
+    // What cannot be read is a dead letter for just that.
+    let (head, payload) = wire::open(&message.data).unwrap_or_default();
     DeadLetter {
         message_id: properties
             .message_id()
@@ -69,9 +71,9 @@ fn dead_letter(layout: &Layout, message: &BasicGetMessage) -> DeadLetter {
             .unwrap_or_default(),
         queue: text(headers, DIED_IN).unwrap_or(queue),
         reason: text(headers, REASON).unwrap_or(reason),
-        namespace: text(headers, "namespace").unwrap_or_default(),
-        method: text(headers, "method").unwrap_or_default(),
-        body: serde_json::from_slice::<JsonObject>(&message.data).unwrap_or_default(),
+        namespace: head.namespace.into_owned(),
+        method: head.method.into_owned(),
+        body: serde_json::from_slice::<JsonObject>(payload).unwrap_or_default(),
         time: number(headers, DIED_AT)
             .or_else(|| number(death, "time").map(|seconds| seconds.saturating_mul(1000)))
             .unwrap_or(0),

@@ -36,9 +36,10 @@ pub(super) const DEPTH: usize = 256;
 pub(super) struct Parcel {
     pub(super) exchange: ShortString,
     pub(super) key: ShortString,
-    /// With the ticket that [`wire::encode`] gave it.
     pub(super) properties: BasicProperties,
     pub(super) body: Vec<u8>,
+    /// The number that [`wire::encode`] put into the body.
+    pub(super) ticket: u64,
 }
 
 type Answer = oneshot::Sender<Result<(), Failure>>;
@@ -107,6 +108,13 @@ async fn publish_all(channel: &Channel, jobs: &mut mpsc::Receiver<(Parcel, Answe
             number = jobs.recv_many(&mut arrived, room), if asked && room > 0 => asked = number > 0,
             Some(ended) = confirms.next(), if !confirms.is_empty() => confirmed.push(ended),
         }
+        if !channel.status().connected() {
+            // Of these nothing was sent.
+            for (_, answer) in arrived.drain(..) {
+                // Whoever asked has gone.
+                let _ = answer.send(Err(lost()));
+            }
+        }
         let wanted = arrived.drain(..).filter(|(_, answer)| !answer.is_closed());
         confirms.extend(wanted.map(|(parcel, answer)| confirm(channel, parcel, answer)));
         // All that are there: a verdict rests on every confirmation before its own.
@@ -141,13 +149,12 @@ enum Back {
 }
 
 async fn confirm(channel: &Channel, parcel: Parcel, answer: Answer) -> Ended<Answer> {
-    let Parcel { exchange, key, properties, body } = parcel;
-    let ticket = wire::ticket(&properties);
+    let Parcel { exchange, key, properties, body, ticket } = parcel;
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let confirmation =
         async { channel.basic_publish(exchange, key, options, &body, properties).await?.await };
     let back = |returned: Option<BasicReturnMessage>| {
-        returned.map_or(Back::None, |message| Back::Ticket(wire::ticket(&message.properties)))
+        returned.map_or(Back::None, |message| Back::Ticket(wire::ticket(&message.data)))
     };
     let (outcome, back) = match confirmation.await {
         Ok(Confirmation::Ack(returned)) => (Ok(()), back(returned)),

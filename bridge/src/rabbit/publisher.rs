@@ -90,8 +90,9 @@ struct Pool {
 /// What is known of a message beside itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exchange {
-    /// It is there whenever there is anybody to publish to it.
-    Always,
+    /// It is there whenever there is anybody to publish to it. The message is known by this number
+    /// when it is returned.
+    Always { ticket: u64 },
     /// It may be missing.
     Perhaps,
 }
@@ -133,8 +134,10 @@ impl Publisher {
         }
         let pool = self.pool(session);
         let lasts = *properties.delivery_mode() == Some(PERSISTENT);
-        if exchange_is == Exchange::Always && body.len() <= SMALL {
-            let parcel = Parcel { exchange, key, properties, body };
+        if let Exchange::Always { ticket } = exchange_is
+            && body.len() <= SMALL
+        {
+            let parcel = Parcel { exchange, key, properties, body, ticket };
             let pipe = pool.pipe(lasts);
             let sent = timeout_at(deadline, pipe.publish(parcel)).await;
             return sent.unwrap_or_else(|_| Err(silent()));

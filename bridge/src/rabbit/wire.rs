@@ -1,26 +1,30 @@
-//! One message as AMQP carries it.
+//! One message as AMQP carries it: what the broker looks at in its properties, and a body of two
+//! lines: the head, which says all else of it as JSON, and the payload.
+//!
+//! Not in AMQP's headers: the broker takes each apart and copies it from process to process, which
+//! costs it as much as half of the way (docs/performance.md). A person who looks at a message with
+//! RabbitMQ's tools can read the head all the same.
 //!
 //! Invariant: [`decode`] of what [`encode`] made is the message again; anything else is an error
 //! and never a panic.
+
+use std::borrow::Cow;
 
 use goperation::{Error, JsonObject, MessageId, Ranges};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{Body, Kind, Message, Route};
 
 /// Frame size of every connection, in bytes.
 pub(super) const FRAME_MAX: u32 = 16_384;
-/// Properties cannot be split over frames; this much of them surely fits one.
-pub(super) const PROPERTIES_MAX: usize = 12 * 1024;
 
 /// `type` of the message with which an agent tests its own way back.
 pub(super) const CANARY: &str = "canary";
 
-/// Number of a publish, by which its sender knows a message that was returned.
-const TICKET: &str = "ticket";
 /// Why a message is dead, where its sender says so.
 pub(super) const REASON: &str = "reason";
 /// Where it died, where its sender says so.
@@ -29,10 +33,47 @@ pub(super) const DIED_IN: &str = "died_in";
 pub(super) const DIED_AT: &str = "died_at";
 
 const APP: &str = "goperation";
-const JSON: &str = "application/json";
+/// The payload is a JSON object.
+const OBJECT: &str = "application/x-ndjson";
+/// The payload is an encoded `google.rpc.Status`.
 const STATUS: &str = "application/x-protobuf";
 pub(super) const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
+
+/// What ends the head. JSON has none that is not escaped.
+const END: u8 = b'\n';
+
+/// The first line of a body.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Head<'a> {
+    #[serde(borrow, skip_serializing_if = "str::is_empty")]
+    pub(super) namespace: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "str::is_empty")]
+    pub(super) method: Cow<'a, str>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    agents: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    agent_type: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finishtime: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadline: Option<u64>,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempt: u32,
+    sent: u64,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    request: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    /// Number of a publish, by which its sender knows a message that was returned.
+    ticket: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
 
 /// A message ready to be published.
 #[derive(Debug)]
@@ -59,46 +100,50 @@ pub(super) fn encode(
     now: u64,
     max_bytes: usize,
 ) -> Result<Encoded, EncodeError> {
-    let (content_type, body) = match &message.body {
+    let head = Head {
+        namespace: message.namespace.as_str().into(),
+        method: message.method.as_str().into(),
+        agents: message.agents.as_ref().map(|agents| agents.to_string().into()),
+        agent_type: message.agent_type.as_deref().map(Cow::from),
+        finishtime: message.finish_time,
+        deadline: message.deadline,
+        attempt: message.attempt,
+        sent: message.sent,
+        request: message.request.as_deref().map(Cow::from),
+        traceparent: message.traceparent.as_deref().map(Cow::from),
+        ticket,
+    };
+    let mut body = serde_json::to_vec(&head).map_err(|_| EncodeError::Name("head"))?;
+    body.push(END);
+    let content_type = match &message.body {
         Body::Object(object) => {
-            (JSON, serde_json::to_vec(object).map_err(|_| EncodeError::Name("body"))?)
+            serde_json::to_writer(&mut body, object).map_err(|_| EncodeError::Name("body"))?;
+            OBJECT
         }
-        Body::Failure(error) => (STATUS, error.encode()),
+        Body::Failure(error) => {
+            body.extend(error.encode());
+            STATUS
+        }
     };
     if body.len() > max_bytes {
         return Err(EncodeError::TooLarge(max_bytes));
     }
-    let dead = matches!(route, Route::Dead(_));
-    let mut headers = Headers::default();
-    headers.text("namespace", Some(&message.namespace));
-    headers.text("method", Some(&message.method));
-    headers.text("agents", message.agents.as_ref().map(ToString::to_string).as_deref());
-    headers.text("agent_type", message.agent_type.as_deref());
-    headers.number("finishtime", message.finish_time);
-    headers.number("deadline", message.deadline);
-    headers.number("attempt", Some(u64::from(message.attempt)));
-    headers.number("sent", Some(message.sent));
-    headers.number(TICKET, Some(ticket));
-    headers.text("request", message.request.as_deref());
-    headers.text("traceparent", message.traceparent.as_deref());
-    if let Route::Dead(agent) = route {
-        headers.text(REASON, message.correlation.as_deref());
-        headers.text(DIED_IN, Some(&format!("cast.{agent}")));
-        headers.number(DIED_AT, Some(now));
-    }
-    if headers.bytes > PROPERTIES_MAX {
-        return Err(EncodeError::TooLarge(PROPERTIES_MAX));
-    }
-
     let mut properties = BasicProperties::default()
         .with_message_id(short("message_id", message.id.as_str())?)
         .with_timestamp(message.sent / 1000)
         .with_delivery_mode(if lasts(route) { PERSISTENT } else { TRANSIENT })
         .with_type(kind_text(message.kind).into())
         .with_app_id(APP.into())
-        .with_content_type(content_type.into())
-        .with_headers(headers.table);
-    if let Some(correlation) = message.correlation.as_deref().filter(|_| !dead) {
+        .with_content_type(content_type.into());
+    if let Route::Dead(agent) = route {
+        let mut headers = FieldTable::default();
+        if let Some(reason) = &message.correlation {
+            put_text(&mut headers, REASON, reason);
+        }
+        put_text(&mut headers, DIED_IN, &format!("cast.{agent}"));
+        put_number(&mut headers, DIED_AT, now);
+        properties = properties.with_headers(headers);
+    } else if let Some(correlation) = &message.correlation {
         properties = properties.with_correlation_id(short("correlation", correlation)?);
     }
     if let Some(reply_to) = &message.reply_to {
@@ -112,16 +157,23 @@ pub(super) fn encode(
     Ok(Encoded { properties, body })
 }
 
-/// The ticket that a message was encoded with; 0 if it has none.
-pub(super) fn ticket(properties: &BasicProperties) -> u64 {
-    properties.headers().as_ref().and_then(|headers| number(headers, TICKET)).unwrap_or(0)
+/// The head of a body and its payload.
+pub(super) fn open(body: &[u8]) -> Result<(Head<'_>, &[u8]), String> {
+    let mut parts = body.splitn(2, |&byte| byte == END);
+    let (Some(head), Some(payload)) = (parts.next(), parts.next()) else {
+        return Err("it has no head".to_owned());
+    };
+    let head = serde_json::from_slice(head).map_err(|e| format!("its head cannot be read: {e}"))?;
+    Ok((head, payload))
+}
+
+/// The ticket that a body was encoded with; 0 if it has none.
+pub(super) fn ticket(body: &[u8]) -> u64 {
+    open(body).map_or(0, |(head, _)| head.ticket)
 }
 
 /// Reads a message.
 pub(super) fn decode(properties: &BasicProperties, body: &[u8]) -> Result<Message, String> {
-    let headers = properties.headers().clone().unwrap_or_default();
-    let text = |name: &str| text(&headers, name);
-    let number = |name: &str| number(&headers, name);
     let id = properties.message_id().as_ref().map(ShortString::as_str).unwrap_or_default();
     let kind = match properties.kind().as_ref().map(ShortString::as_str) {
         Some("cast") => Kind::Cast,
@@ -130,32 +182,32 @@ pub(super) fn decode(properties: &BasicProperties, body: &[u8]) -> Result<Messag
         Some("reply") => Kind::Reply,
         other => return Err(format!("its type is {other:?}")),
     };
+    let (head, payload) = open(body)?;
     let body = match properties.content_type().as_ref().map(ShortString::as_str) {
-        Some(STATUS) => Body::Failure(Box::new(Error::decode(body))),
-        Some(JSON) => Body::Object(
-            serde_json::from_slice::<JsonObject>(body)
+        Some(STATUS) => Body::Failure(Box::new(Error::decode(payload))),
+        Some(OBJECT) => Body::Object(
+            serde_json::from_slice::<JsonObject>(payload)
                 .map_err(|e| format!("its body is not a JSON object: {e}"))?,
         ),
         other => return Err(format!("its content type is {other:?}")),
     };
-    let owned = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let short = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let agents = head.agents.map(|agents| Ranges::parse("agents", &agents).map_err(|e| e.message));
     Ok(Message {
         kind,
         id: MessageId::parse("message_id", id).map_err(|e| e.message)?,
-        namespace: text("namespace").unwrap_or_default(),
-        method: text("method").unwrap_or_default(),
-        agents: text("agents")
-            .map(|ranges| Ranges::parse("agents", &ranges).map_err(|e| e.message))
-            .transpose()?,
-        agent_type: text("agent_type"),
-        finish_time: number("finishtime"),
-        deadline: number("deadline"),
-        attempt: number("attempt").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-        reply_to: owned(properties.reply_to()),
-        correlation: owned(properties.correlation_id()),
-        request: text("request"),
-        traceparent: text("traceparent"),
-        sent: number("sent").unwrap_or(0),
+        namespace: head.namespace.into_owned(),
+        method: head.method.into_owned(),
+        agents: agents.transpose()?,
+        agent_type: head.agent_type.map(Cow::into_owned),
+        finish_time: head.finishtime,
+        deadline: head.deadline,
+        attempt: head.attempt,
+        reply_to: short(properties.reply_to()),
+        correlation: short(properties.correlation_id()),
+        request: head.request.map(Cow::into_owned),
+        traceparent: head.traceparent.map(Cow::into_owned),
+        sent: head.sent,
         body,
     })
 }
@@ -226,28 +278,6 @@ fn end(route: &Route, message: &Message) -> Option<u64> {
     }
 }
 
-#[derive(Default)]
-struct Headers {
-    table: FieldTable,
-    bytes: usize,
-}
-
-impl Headers {
-    fn text(&mut self, name: &str, value: Option<&str>) {
-        if let Some(value) = value.filter(|v| !v.is_empty()) {
-            self.bytes += name.len() + value.len() + 6;
-            put_text(&mut self.table, name, value);
-        }
-    }
-
-    fn number(&mut self, name: &str, value: Option<u64>) {
-        if let Some(value) = value {
-            self.bytes += name.len() + 10;
-            put_number(&mut self.table, name, value);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,6 +319,7 @@ mod tests {
         for message in [message(), Message { body: failure, kind: Kind::Reply, ..message() }] {
             let encoded = encode(&Route::Call(agent()), &message, 1, 11_000, 1024).unwrap();
             assert_eq!(decode(&encoded.properties, &encoded.body), Ok(message));
+            assert_eq!(ticket(&encoded.body), 1);
             assert_eq!(encoded.properties.expiration().clone(), Some("4000".into()));
             assert_eq!(*encoded.properties.delivery_mode(), Some(TRANSIENT));
         }
@@ -315,10 +346,7 @@ mod tests {
         let many: Vec<_> = (1..5000).map(|n| (2 * n).to_string()).collect();
         let large =
             Message { agents: Some(Ranges::parse("a", &many.join(",")).unwrap()), ..message() };
-        assert_eq!(
-            encode(&route, &large, 1, 0, 1 << 20).unwrap_err(),
-            EncodeError::TooLarge(PROPERTIES_MAX)
-        );
+        assert_eq!(encode(&route, &large, 1, 0, 9000).unwrap_err(), EncodeError::TooLarge(9000));
         let named = Message { reply_to: Some("b".repeat(256)), ..message() };
         assert_eq!(encode(&route, &named, 1, 0, 1024).unwrap_err(), EncodeError::Name("reply_to"));
     }
@@ -327,11 +355,14 @@ mod tests {
     fn what_is_not_ours_is_an_error() {
         let good = encode(&Route::Cast(agent()), &message(), 1, 0, 1024).unwrap();
         assert!(decode(&BasicProperties::default(), b"{}").is_err());
-        assert!(decode(&good.properties, b"[1]").is_err());
-        assert!(decode(&good.properties, &[0xff, 0xfe]).is_err());
+        assert!(decode(&good.properties, &good.body).is_ok());
+        for body in [b"{}\n[1]".as_slice(), b"[1]\n{}", b"{}", b"", b"\n", &[0xff, 0xfe, b'\n']] {
+            assert!(decode(&good.properties, body).is_err(), "{body:?}");
+            assert_eq!(ticket(body), 0);
+        }
         let nameless = good.properties.clone().with_message_id("a b".into());
-        assert!(decode(&nameless, b"{}").is_err());
+        assert!(decode(&nameless, &good.body).is_err());
         let typeless = good.properties.clone().with_type("other".into());
-        assert!(decode(&typeless, b"{}").is_err());
+        assert!(decode(&typeless, &good.body).is_err());
     }
 }
