@@ -12,7 +12,7 @@ mod wish;
 #[cfg(test)]
 mod model;
 
-pub use probe::{Probe, probe};
+pub use probe::{Probe, is_bindable, probe};
 pub use ranges::PortRanges;
 pub use table::{Claim, Claimed, Counts, Freed, PortTable, Reserved};
 pub use wish::{Protocol, Wish};

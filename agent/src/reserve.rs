@@ -10,9 +10,12 @@ use goperation::{EndpointName, Error, Reason, Result};
 use crate::{
     core::Core,
     lock::Operation,
-    ports::{Claim, Claimed, Freed, Probe, Protocol, Reserved, Wish, probe},
+    ports::{Claim, Claimed, Freed, Probe, Protocol, Reserved, Wish, is_bindable, probe},
     state::EntityKey,
 };
+
+/// So few ports are tried where they are: more would keep others from their turn.
+const FEW: usize = 8;
 
 impl Core {
     /// Reserves ports for an entity, all or nothing.
@@ -79,6 +82,11 @@ impl Core {
                 })
                 .await?;
             let ports = claim.ports().to_vec();
+            // Most are free, and it takes longer to get to a thread that may block.
+            if ports.len() <= FEW && ports.iter().all(|port| is_bindable(port.protocol, port.port))
+            {
+                return Ok(claim);
+            }
             let tried = tokio::task::spawn_blocking(move || held_by_others(&ports)).await;
             let held = match tried {
                 Ok(held) if held.is_empty() => return Ok(claim),

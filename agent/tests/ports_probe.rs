@@ -11,7 +11,7 @@ use std::{
     process,
 };
 
-use goperation_agent::ports::{Probe, Protocol, probe};
+use goperation_agent::ports::{Probe, Protocol, is_bindable, probe};
 use rand::RngExt;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -76,11 +76,13 @@ fn assert_ours(what: &str, protocol: Protocol, ip: IpAddr, port: u16) {
         let Probe::Held { by: Some(by) } = probe(asked, port) else {
             panic!("{what}: {expected}/{protocol} was not found held, or not by name")
         };
+        assert!(!is_bindable(asked, port), "{what}: {expected}/{protocol} can be bound");
         assert!(by.starts_with(&format!("pid {} (", process::id())), "{what}: {by}");
         assert!(by.ends_with(&format!(") on {expected}/{protocol}")), "{what}: {by}");
     }
     let other = if protocol == Protocol::Tcp { Protocol::Udp } else { Protocol::Tcp };
     assert_eq!(probe(other, port), Probe::Free, "{what}: {expected}, the other protocol");
+    assert!(is_bindable(other, port), "{what}: {expected}, the other protocol cannot be bound");
 }
 
 /// Every holder of a matrix: `hold` makes more of the bound socket, and what it gives is kept.

@@ -1,7 +1,8 @@
 //! Whether something on this host holds a port: by binding it, on IPv4 and IPv6.
 //!
 //! Invariant: `Free` means that a program could have bound the port on all addresses at that
-//! moment. The sockets of the probe are closed before it answers. It blocks: not for the runtime.
+//! moment. The sockets of the probe are closed before it answers. [`probe`] blocks while it looks for
+//! who holds a port: not for the runtime.
 
 mod diag;
 mod holder;
@@ -41,6 +42,14 @@ pub fn probe(protocol: Protocol, port: u16) -> Probe {
         })
     });
     tries.find(|probe| *probe != Probe::Free).unwrap_or(Probe::Free)
+}
+
+/// Whether one port can be bound as it is. False says nothing yet: [`probe`] looks closer. It takes
+/// microseconds and waits for nothing, as when a runtime binds a listener.
+#[must_use]
+pub fn is_bindable(protocol: Protocol, port: u16) -> bool {
+    let bindable = |&single: &Protocol| matches!(try_bind(single, port, Reuse::No), Ok(true));
+    protocol.singles().iter().all(bindable)
 }
 
 fn try_single(protocol: Protocol, port: u16) -> Result<Probe> {
