@@ -115,6 +115,13 @@ impl Db {
         bytes.map(|bytes| decode(&key, &bytes)).transpose()
     }
 
+    /// Some records, in the order of their keys as given.
+    pub(crate) async fn get_all<R: Record>(&self, keys: Vec<Key>) -> Result<Vec<Option<R>>> {
+        let values = self.store.get_all(keys.clone()).await.map_err(|e| self.failed(e))?;
+        let rows = keys.iter().zip(values);
+        rows.map(|(key, value)| value.map(|bytes| decode(key, &bytes)).transpose()).collect()
+    }
+
     async fn scan(&self, scan: Scan) -> Result<Vec<store::Row>> {
         self.store.scan(scan).await.map_err(|e| self.failed(e))
     }

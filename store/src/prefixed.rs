@@ -34,6 +34,10 @@ impl Store for Prefixed {
         self.inner.get(self.key(&key)).await
     }
 
+    async fn get_all(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
+        self.inner.get_all(keys.iter().map(|key| self.key(key)).collect()).await
+    }
+
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, Error> {
         let Scan { start, end, limit, reverse } = scan;
         let end =

@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use sled::Tree;
 use tokio::{
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::{self, JoinSet},
     time::timeout,
 };
@@ -173,6 +173,9 @@ impl SledStore {
         read: impl FnOnce(&Tree) -> Result<T, sled::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let shared = self.0.shared.clone();
+        if let Ok(place) = shared.reads.clone().try_acquire_owned() {
+            return shared.read_in(place, read).await;
+        }
         // A task of its own: a place that is given to a caller who does not look, because he is
         // waiting for another read, would be lost to all. It ends with its caller.
         let mut reads = JoinSet::new();
@@ -189,6 +192,11 @@ impl SledStore {
 impl Store for SledStore {
     async fn get(&self, key: Key) -> Result<Option<Value>, Error> {
         self.read(move |rows| Ok(rows.get(key)?.map(|value| value.to_vec()))).await
+    }
+
+    async fn get_all(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
+        let value = |rows: &Tree, key| Ok(rows.get(key)?.map(|value| value.to_vec()));
+        self.read(move |rows| keys.into_iter().map(|key| value(rows, key)).collect()).await
     }
 
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, Error> {
@@ -223,6 +231,14 @@ impl Shared {
         read: impl FnOnce(&Tree) -> Result<T, sled::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let place = self.reads.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
+        self.read_in(place, read).await
+    }
+
+    async fn read_in<T: Send + 'static>(
+        &self,
+        place: OwnedSemaphorePermit,
+        read: impl FnOnce(&Tree) -> Result<T, sled::Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let rows = lock(&self.rows).clone().ok_or(Error::Closed)?;
         let done = task::spawn_blocking(move || {
             let done = read(&rows);

@@ -241,6 +241,9 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The value of a key.
     async fn get(&self, key: Key) -> Result<Option<Value>, Error>;
 
+    /// The values of keys, in their order: for many, cheaper than one by one.
+    async fn get_all(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error>;
+
     /// Rows in order of their keys, each as it is when the scan comes by: a transaction applied
     /// meanwhile may show in part.
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, Error>;

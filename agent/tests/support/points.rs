@@ -132,6 +132,10 @@ impl Store for Points {
         self.0.store.get(key).await
     }
 
+    async fn get_all(&self, keys: Vec<Key>) -> Result<Vec<Option<Value>>, Error> {
+        self.0.store.get_all(keys).await
+    }
+
     async fn scan(&self, scan: Scan) -> Result<Vec<Row>, Error> {
         self.0.store.scan(scan).await
     }

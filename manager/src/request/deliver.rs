@@ -28,7 +28,8 @@ use crate::{
 const FEW: usize = 8;
 /// Single CASTs at a time, and records read at a time.
 const AT_A_TIME: usize = 64;
-/// A broadcast names its agents in a header, and headers must fit one frame.
+/// A broadcast names its agents in the copy of each agent, which reads it: a longer list costs more
+/// than it saves.
 const MAX_RANGES: usize = 8 * 1024;
 /// Nothing is begun later: what is left is delivered by another try.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,24 +116,31 @@ async fn ways(db: &Db, letter: &Letter, to: &[Addressee], fleet: usize) -> Vec<W
             Err(error) => return to.iter().map(|_| Way::None(error.clone())).collect(),
         }
     }
-    let unbound = unbound.as_ref();
-    stream::iter(0..to.len())
-        .map(|i| async move { way(db, letter, &to[i], unbound).await })
-        .buffered(AT_A_TIME)
-        .collect()
-        .await
+    let mut ways = Vec::with_capacity(to.len());
+    for part in to.chunks(AT_A_TIME) {
+        let keys = part.iter().map(|to| keys::agent(to.agent)).collect();
+        match db.get_all::<AgentRecord>(keys).await {
+            Ok(records) => {
+                let each = part.iter().zip(records);
+                ways.extend(each.map(|(to, record)| way(letter, to, record, unbound.as_ref())));
+            }
+            Err(error) => ways.extend(part.iter().map(|_| Way::None(error.clone()))),
+        }
+    }
+    ways
 }
 
-/// How one can be reached. `unbound` are agents whose queues may not be bound yet as their records
-/// say; without it nobody is broadcast to.
-async fn way(db: &Db, letter: &Letter, to: &Addressee, unbound: Option<&HashSet<u32>>) -> Way {
-    let record = match db.get::<AgentRecord>(keys::agent(to.agent)).await {
-        Ok(Some(record)) if !record.deleted => record,
-        Ok(_) => {
-            let why = format!("agent {} was deleted, and its queues with it", to.agent);
-            return Way::None(Error::new(Reason::QueueNotFound, why).with("agent", to.agent));
-        }
-        Err(error) => return Way::None(error),
+/// How one with that record can be reached. `unbound` are agents whose queues may not be bound yet as
+/// their records say; without it nobody is broadcast to.
+fn way(
+    letter: &Letter,
+    to: &Addressee,
+    record: Option<AgentRecord>,
+    unbound: Option<&HashSet<u32>>,
+) -> Way {
+    let Some(record) = record.filter(|record| !record.deleted) else {
+        let why = format!("agent {} was deleted, and its queues with it", to.agent);
+        return Way::None(Error::new(Reason::QueueNotFound, why).with("agent", to.agent));
     };
     let own = letter.namespace.is_empty() || letter.namespace == MANAGER_NAMESPACE;
     let bound = own || record.endpoints.iter().any(|endpoint| endpoint.name == letter.namespace);

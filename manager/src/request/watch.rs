@@ -4,7 +4,11 @@
 //! stream reads no further than the run of the request has published. It is read as its client
 //! takes it, so a slow one holds one part of the events and nothing else.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use goperation::{
@@ -27,6 +31,8 @@ use crate::{
 
 /// Events that are read at a time.
 const PART: usize = 256;
+/// Rows that are read at a time, each with a result of at most 1 MiB.
+const ROWS: usize = 16;
 /// How often a stream to which nothing happens looks whether its request is still on record.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -79,6 +85,8 @@ struct Watch {
     /// Whether the summary was told, or stands before where the stream began.
     summed: bool,
     part: VecDeque<(u64, EventRecord)>,
+    /// Rows of the next of these that have results.
+    rows: HashMap<u32, RowRecord>,
     /// Given back when the stream ends.
     _place: OwnedSemaphorePermit,
 }
@@ -115,6 +123,7 @@ impl App {
             last,
             summed: false,
             part: VecDeque::new(),
+            rows: HashMap::new(),
             _place: place,
         };
         // The end and its summary are one transaction.
@@ -140,6 +149,11 @@ impl App {
         tx.commit().await?;
         record
     }
+}
+
+/// Whether it tells of a row with a result: only what an agent has run has one.
+fn has_result(event: &EventRecord) -> bool {
+    matches!(event.state(), ResponseState::Succeeded | ResponseState::Failed)
 }
 
 impl Watch {
@@ -181,21 +195,30 @@ impl Watch {
     }
 
     async fn tell(&mut self, number: u64, event: &EventRecord) -> Result<WatchRequestResponse> {
-        let row: Option<RowRecord> = match event.state() {
-            // Only what an agent has run has a result.
-            ResponseState::Succeeded | ResponseState::Failed => {
-                // Dropped meanwhile: an answer is not told without what it says.
-                match self.app.db.get(keys::row(&self.id, event.agent)).await? {
-                    None => return Err(self.gone().await),
-                    row => row,
-                }
+        let row = if has_result(event) {
+            if !self.rows.contains_key(&event.agent) {
+                self.read_rows(event.agent).await?;
             }
-            _ => None,
+            // Dropped meanwhile: an answer is not told without what it says.
+            let Some(row) = self.rows.remove(&event.agent) else { return Err(self.gone().await) };
+            Some(row)
+        } else {
+            None
         };
         self.told = number;
         self.summed |= event.summary;
         let cursor = cursor(&self.id, number);
         Ok(WatchRequestResponse { cursor, ..event.to_api(number, row.as_ref()) })
+    }
+
+    /// Reads the row of an agent, and of the next ones that have results.
+    async fn read_rows(&mut self, agent: u32) -> Result<()> {
+        let next = self.part.iter().map(|(_, event)| event).filter(|event| has_result(event));
+        let agents = std::iter::once(agent).chain(next.map(|event| event.agent)).take(ROWS);
+        let keys = agents.map(|agent| keys::row(&self.id, agent)).collect();
+        let rows = self.app.db.get_all::<RowRecord>(keys).await?;
+        self.rows = rows.into_iter().flatten().map(|row| (row.agent, row)).collect();
+        Ok(())
     }
 
     /// Reads the next part of what is durable.

@@ -40,6 +40,11 @@ pub(crate) async fn a_key_has_what_was_put(store: AnyStore) {
     // The empty key is a key.
     commit(&store, Txn::new().put("", "empty")).await;
     assert_eq!(get(&store, "").await.as_deref(), Some("empty"));
+    // Many at once, in the order in which they are asked for.
+    let keys = ["b", "a", "", "b"].map(Into::into).into();
+    let values = store.get_all(keys).await.unwrap();
+    assert_eq!(values, [Some(vec![]), None, Some(b"empty".to_vec()), Some(vec![])]);
+    assert_eq!(store.get_all(Vec::new()).await.unwrap(), Vec::<Option<Vec<u8>>>::new());
 }
 
 pub(crate) async fn conditions_must_all_hold(store: AnyStore) {
