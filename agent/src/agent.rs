@@ -47,7 +47,7 @@ pub(crate) struct Agent {
     /// Whether every queue is consumed; set once it is subscribed.
     pub(crate) connected: OnceLock<watch::Receiver<bool>>,
     /// Places for endpoint methods that run at a time.
-    pub(crate) running: Semaphore,
+    pub(crate) running: Arc<Semaphore>,
     /// Cancelled when the agent shall stop; ends waits of jobs that have not started.
     pub(crate) stopping: CancellationToken,
     /// Cancelled when a successful upgrade asks for a new start.

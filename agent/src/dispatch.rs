@@ -15,7 +15,7 @@ use goperation_bridge::{Ack, Body, Delivery, Kind, Message, QueueName, Subscript
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -25,11 +25,12 @@ use crate::{
     answer::{busy_until_finish, entity_of, over_finish_time},
     each,
     gate::{self, MethodClass, Verdict},
-    job::{Job, is_busy},
-    journal::{Phase, Received},
+    job::{Job, Place, is_busy},
+    journal::{Entry, Phase, Received},
     methods::Method,
     order::{OrderKey, Orders},
     state::Pause,
+    upgrade::is_upgrade,
     waiters::Waiter,
 };
 
@@ -39,10 +40,20 @@ const MAX_ARRIVING: usize = 4096;
 /// Answers and resends that are on their way, at most.
 const MAX_ERRANDS: usize = 8192;
 
-type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>, Pass)> + Send>>;
+type Arriving = Pin<Box<dyn Future<Output = (Delivery, Result<Received>, Admitted)> + Send>>;
 
 /// What work on several entities has to its end when it is beyond the bound.
 type Pass = Option<OwnedSemaphorePermit>;
+
+/// What a message has that is let in.
+#[derive(Debug)]
+struct Admitted {
+    pass: Pass,
+    /// It may begin as soon as it is durable.
+    at_once: bool,
+    /// Its place among those that run, if it may and needs one.
+    place: Place,
+}
 
 /// What is done in the order of its entity.
 #[derive(Debug)]
@@ -60,6 +71,8 @@ pub(crate) struct Dispatcher {
     /// Waiting for the second look of the gate; all wait equally long, so the first is due first.
     held: VecDeque<(Instant, Delivery)>,
     arriving: FuturesOrdered<Arriving>,
+    /// Of how many messages that are arriving each entity is.
+    arriving_for: HashMap<OrderKey, usize>,
     orders: Orders,
     /// The one pass that there is, and of how many entities he works who has it.
     pass: Arc<Semaphore>,
@@ -81,6 +94,7 @@ impl Dispatcher {
             arrival: goperation::now_millis() << 16,
             held: VecDeque::new(),
             arriving: FuturesOrdered::new(),
+            arriving_for: HashMap::new(),
             orders: Orders::default(),
             pass: Arc::new(Semaphore::new(1)),
             beyond: 0,
@@ -115,10 +129,10 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 Some(ended) = self.jobs.join_next(), if !self.jobs.is_empty() => self.ended(ended),
                 Some(_) = self.errands.join_next(), if !self.errands.is_empty() => {}
-                Some((delivery, received, pass)) = self.arriving.next(),
+                Some((delivery, received, admitted)) = self.arriving.next(),
                     if !self.arriving.is_empty() =>
                 {
-                    self.journaled(delivery, received, pass);
+                    self.journaled(delivery, received, admitted);
                 }
                 Ok(()) = status.changed() => self.look_again(&mut status).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -253,16 +267,24 @@ impl Dispatcher {
         if read_only && message.request.is_none() {
             let Delivery { message, ack, .. } = delivery;
             self.acknowledge(ack);
-            return self.enqueue(Job { message, entry: None, shared }, pass);
+            let job = Job { message, entry: None, shared, at_once: false, place: None };
+            return self.enqueue(job, pass);
         }
         if pass.is_some() {
             self.beyond = keys.len();
         }
         self.arrival += 1;
         let now = self.agent.core.manager_now();
-        match self.agent.journal.receive(message, shared, now, self.arrival).await {
+        let (at_once, place) = self.at_once(message, shared, &keys);
+        let entry = Entry::received(message, shared, now, self.arrival, at_once);
+        match self.agent.journal.receive(&message.id, entry).await {
             Ok(received) => {
-                self.arriving.push_back(Box::pin(async move { (delivery, received.await, pass) }));
+                for key in keys {
+                    *self.arriving_for.entry(key).or_default() += 1;
+                }
+                let admitted = Admitted { pass, at_once, place };
+                self.arriving
+                    .push_back(Box::pin(async move { (delivery, received.await, admitted) }));
             }
             Err(error) => {
                 self.agent.waiters.leave(&message.id);
@@ -270,6 +292,25 @@ impl Dispatcher {
                 self.agent.core.failed().cancel();
             }
         }
+    }
+
+    /// Whether a message may begin as soon as it is durable, as far as is known now: nothing is before
+    /// it, and there is a place. Then *received* and *started* are one transaction.
+    fn at_once(&self, message: &Message, shared: bool, keys: &[OrderKey]) -> (bool, Place) {
+        // One for any agent is claimed before it is started, and an upgrade is told by its *started*.
+        if shared || is_upgrade(message) || self.agent.core.status() != AgentStatus::Active {
+            return (false, None);
+        }
+        let after =
+            |key: &OrderKey| self.orders.is_busy(key) || self.arriving_for.contains_key(key);
+        if keys.iter().any(after) {
+            return (false, None);
+        }
+        if !self.agent.needs_place(message) {
+            return (true, None);
+        }
+        let place = Arc::clone(&self.agent.running).try_acquire_owned().ok();
+        (place.is_some(), place)
     }
 
     /// Room for work on these entities, if there is: at most so many are worked on at a time. Work on
@@ -299,14 +340,23 @@ impl Dispatcher {
     }
 
     /// *received* is durable, or the message was known.
-    fn journaled(&mut self, delivery: Delivery, received: Result<Received>, pass: Pass) {
+    fn journaled(&mut self, delivery: Delivery, received: Result<Received>, admitted: Admitted) {
+        for key in self.order_keys(&delivery.message) {
+            if let Some(count) = self.arriving_for.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.arriving_for.remove(&key);
+                }
+            }
+        }
+        let Admitted { pass, at_once, place } = admitted;
         match received {
             Ok(Received::New(entry)) => {
                 let Delivery { message, ack, .. } = delivery;
                 self.acknowledge(ack);
                 self.agent.tell(&message, ResponseState::Accepted, "");
                 let shared = entry.is_shared();
-                self.enqueue(Job { message, entry: Some(entry), shared }, pass);
+                self.enqueue(Job { message, entry: Some(entry), shared, at_once, place }, pass);
             }
             Ok(Received::Known(entry)) => {
                 let waiters = self.agent.waiters.leave(&delivery.message.id);
@@ -342,11 +392,15 @@ impl Dispatcher {
         self.enqueue_as(Work::Job(Box::new(job), pass), keys);
     }
 
-    fn enqueue_as(&mut self, work: Work, keys: Vec<OrderKey>) {
+    fn enqueue_as(&mut self, mut work: Work, keys: Vec<OrderKey>) {
         self.tickets += 1;
         if self.orders.enter(self.tickets, &keys) {
             self.start(work, keys);
         } else {
+            // What it waits for may need the place: a removal that came while it was made durable.
+            if let Work::Job(job, _) = &mut work {
+                job.place = None;
+            }
             self.waiting.insert(self.tickets, (work, keys));
         }
     }
@@ -428,8 +482,22 @@ impl Dispatcher {
     /// Lets running jobs end, for as long as is configured; what has not ended then is interrupted.
     async fn drain(mut self) {
         self.held.clear();
-        self.waiting.clear();
         let deadline = Instant::now() + self.agent.config.drain;
+        // What has its *started* is begun, or has it no more: the next start would take it for
+        // interrupted. The others are left to the next start.
+        while let Ok(Some((delivery, received, admitted))) =
+            timeout_at(deadline, self.arriving.next()).await
+        {
+            if admitted.at_once {
+                self.journaled(delivery, received, admitted);
+            }
+        }
+        for (_, (work, _)) in std::mem::take(&mut self.waiting) {
+            if let Work::Job(job, _) = work {
+                let agent = Arc::clone(&self.agent);
+                self.errands.spawn(async move { agent.not_begun(*job).await });
+            }
+        }
         while !(self.jobs.is_empty() && self.errands.is_empty()) {
             tokio::select! {
                 Some(_) = self.jobs.join_next(), if !self.jobs.is_empty() => {}

@@ -4,11 +4,16 @@
 //! methods do needs neither. A message whose turn comes too late is not started, and one that
 //! waits for its turn is not started yet.
 
+use std::sync::Arc;
+
 use goperation::{
     AgentStatus, Error, MANAGER_NAMESPACE, MessageId, Reason, Result, v1::ResponseState,
 };
 use goperation_bridge::{Body, Kind, Message};
-use tokio::time::{Duration, sleep};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Duration, sleep},
+};
 use tracing::{Instrument as _, debug, error, info_span, warn};
 
 use crate::{
@@ -33,7 +38,14 @@ pub(crate) struct Job {
     pub(crate) entry: Option<Box<Entry>>,
     /// Whether any one agent of the type may run it: then it must be claimed first.
     pub(crate) shared: bool,
+    /// Its *started* was made durable with its *received*, in this life of the agent.
+    pub(crate) at_once: bool,
+    /// Its place, if it has that already.
+    pub(crate) place: Place,
 }
+
+/// A place among those that run.
+pub(crate) type Place = Option<OwnedSemaphorePermit>;
 
 /// How a run ended.
 pub(crate) enum Ended {
@@ -55,24 +67,36 @@ enum Start {
 impl Agent {
     /// Runs one job to its answer, when there is a place for it. Until then the job is all that is
     /// kept of it, and it is not started: a crash then costs it nothing.
-    pub(crate) async fn run_job(&self, job: Job) {
+    pub(crate) async fn run_job(&self, mut job: Job) {
         if job.shared && !self.is_ours(&job).await {
             self.waiters.leave(&job.message.id);
             return;
         }
-        let _place = if job.message.namespace == MANAGER_NAMESPACE || self.is_apart(&job.message) {
-            None
-        } else {
-            tokio::select! {
+        if job.place.is_none() && self.needs_place(&job.message) {
+            job.place = tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => {
-                    self.waiters.leave(&job.message.id);
-                    return;
-                }
-                place = self.running.acquire() => place.ok(),
-            }
-        };
+                () = self.stopping.cancelled() => return self.not_begun(job).await,
+                place = Arc::clone(&self.running).acquire_owned() => place.ok(),
+            };
+        }
         Box::pin(self.run_placed(job)).await;
+    }
+
+    /// Whether a message is run only when there is a place for it.
+    pub(crate) fn needs_place(&self, message: &Message) -> bool {
+        message.namespace != MANAGER_NAMESPACE && !self.is_apart(message)
+    }
+
+    /// Leaves a job to the next start of the agent, also one that was let in to begin at once.
+    pub(crate) async fn not_begun(&self, job: Job) {
+        let Job { message, entry, at_once, .. } = job;
+        if at_once
+            && let Some(mut entry) = entry
+            && let Err(error) = self.journal.not_started(&message.id, &mut entry).await
+        {
+            error!(%error, "that a message was not started was not journaled");
+        }
+        self.waiters.leave(&message.id);
     }
 
     /// A message for any one agent of the type runs here only if this agent claims it. It is in the
@@ -124,19 +148,22 @@ impl Agent {
     }
 
     async fn run_in_span(&self, job: Job) {
-        let Job { message, mut entry, .. } = job;
-        let outcome = match self.wait_for_start(&message).await {
-            Start::NextTime => {
-                self.waiters.leave(&message.id);
-                return;
-            }
+        let start = match self.wait_for_start(&job.message).await {
+            Start::Now => Ok(()),
+            Start::Never(error) => Err(error),
+            Start::NextTime => return self.not_begun(job).await,
+        };
+        // The place is kept until it is answered.
+        let Job { message, mut entry, at_once, place: _place, .. } = job;
+        let outcome = match start {
             // A former life of the agent has begun it: that it was not started would be untrue.
-            Start::Never(error)
-                if entry.as_ref().is_some_and(|entry| entry.phase() == Phase::Started) =>
+            Err(error)
+                if !at_once
+                    && entry.as_ref().is_some_and(|entry| entry.phase() == Phase::Started) =>
             {
                 Err(interrupted_for_good(&message, &error))
             }
-            Start::Never(error) => {
+            Err(error) => {
                 if let Some(entry) = &mut entry {
                     entry.refuse();
                 }
@@ -146,7 +173,7 @@ impl Agent {
                 }
                 Err(error)
             }
-            Start::Now => match self.run_started(&message, &mut entry).await {
+            Ok(()) => match self.run_started(&message, &mut entry, at_once).await {
                 Ended::Outcome(outcome) => outcome,
                 Ended::AfterRestart => return,
             },
@@ -167,11 +194,17 @@ impl Agent {
         self.reply(&message, waiters, &outcome).await;
     }
 
-    async fn run_started(&self, message: &Message, entry: &mut Option<Box<Entry>>) -> Ended {
+    async fn run_started(
+        &self,
+        message: &Message,
+        entry: &mut Option<Box<Entry>>,
+        at_once: bool,
+    ) -> Ended {
         let Body::Object(args) = &message.body else {
             return Ended::Outcome(Err(Error::invalid("args", "must be an object")));
         };
-        if let Some(entry) = entry
+        if !at_once
+            && let Some(entry) = entry
             && let Err(error) = self.journal.started(&message.id, entry).await
         {
             self.core.failed().cancel();
@@ -254,7 +287,7 @@ impl Agent {
                 continue;
             }
             let shared = entry.is_shared();
-            jobs.push(Job { message, entry: Some(entry), shared });
+            jobs.push(Job { message, entry: Some(entry), shared, at_once: false, place: None });
         }
         Ok(jobs)
     }

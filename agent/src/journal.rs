@@ -1,7 +1,8 @@
 //! The journal: received, started, done and outcome per message id (contract §3).
 //!
 //! Invariant: a message is acknowledged to the broker only after *received* is durable, its method
-//! starts only after *started* is, and its answer goes out only after *done* is. So an effect
+//! starts only after *started* is (both in one transaction, if nothing is before it), and its answer
+//! goes out only after *done* is. So an effect
 //! happens at most once per id, and a repeat gets the stored answer. What answers a request is in
 //! the outbox from the transaction on that makes it *done*.
 
@@ -96,13 +97,20 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn received(message: &Message, shared: bool, now: u64, arrival: u64) -> Self {
+    /// A message that has arrived; `started`: and may have had its effect, as soon as this is durable.
+    pub(crate) fn received(
+        message: &Message,
+        shared: bool,
+        now: u64,
+        arrival: u64,
+        started: bool,
+    ) -> Self {
         let args = match &message.body {
             Body::Object(args) => serde_json::to_vec(args).unwrap_or_default(),
             Body::Failure(_) => Vec::new(),
         };
         let keep = u64::try_from(KEEP.as_millis()).unwrap_or(u64::MAX);
-        Self {
+        let mut entry = Self {
             version: VERSION,
             phase: 1,
             call: message.kind == Kind::Call,
@@ -124,7 +132,17 @@ impl Entry {
             start_time: 0,
             end_time: 0,
             refused: false,
+        };
+        if started {
+            entry.start();
         }
+        entry
+    }
+
+    /// It may have had its effect from now on.
+    fn start(&mut self) {
+        self.phase = 2;
+        self.start_time = now_millis();
     }
 
     /// It is not started, and it will not be; its outcome says why.
@@ -275,21 +293,18 @@ impl Journal {
         Self { store }
     }
 
-    /// Queues *received* at once, in the order of these calls; the answer is durable.
+    /// Queues a new entry at once, in the order of these calls; the answer is durable.
     /// Waits only for a place in the store's queue.
     ///
     /// # Errors
     /// `UNAVAILABLE` when the store is closed.
     pub(crate) async fn receive(
         &self,
-        message: &Message,
-        shared: bool,
-        now: u64,
-        arrival: u64,
+        id: &MessageId,
+        entry: Entry,
     ) -> Result<impl Future<Output = Result<Received>> + Send + use<>> {
         let slot = self.store.reserve().await.map_err(crate::error::store)?;
-        let entry = Entry::received(message, shared, now, arrival);
-        let pending = slot.submit(first(&message.id, &entry));
+        let pending = slot.submit(first(id, &entry));
         Ok(async move { received(pending.await, entry) })
     }
 
@@ -305,7 +320,7 @@ impl Journal {
         error: &Error,
         agent: Option<u32>,
     ) -> Result<Received> {
-        let mut entry = Entry::received(message, false, now, 0);
+        let mut entry = Entry::received(message, false, now, 0, false);
         entry.refuse();
         entry.end(&Err(error.clone()));
         let txn = outbox::put(first(&message.id, &entry), &message.id, &entry, agent);
@@ -326,8 +341,18 @@ impl Journal {
     /// # Errors
     /// `UNAVAILABLE` when the store is closed.
     pub(crate) async fn started(&self, id: &MessageId, entry: &mut Entry) -> Result<()> {
-        entry.phase = 2;
-        entry.start_time = now_millis();
+        entry.start();
+        let txn = Txn::new().put(key(id), entry.encode_to_vec());
+        self.store.commit(txn).await.map_err(crate::error::store)?;
+        Ok(())
+    }
+
+    /// Makes durable that it was not started after all.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE` when the store is closed.
+    pub(crate) async fn not_started(&self, id: &MessageId, entry: &mut Entry) -> Result<()> {
+        (entry.phase, entry.start_time) = (1, 0);
         let txn = Txn::new().put(key(id), entry.encode_to_vec());
         self.store.commit(txn).await.map_err(crate::error::store)?;
         Ok(())
@@ -410,5 +435,35 @@ impl Journal {
         }
         self.store.commit(txn).await.map_err(crate::error::store)?;
         Ok(rows.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use goperation_store::{Options, SledStore};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_begins_at_once_is_started_with_one_transaction_and_may_be_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SledStore::open(Options::new(dir.path().join("store"))).unwrap();
+        let journal = Journal::new(Arc::new(store.clone()));
+        let id = MessageId::parse("id", "m1").unwrap();
+        let message = Message::new(Kind::Cast, id.clone(), Body::Object(JsonObject::new()));
+        let phase = async || journal.get(&id).await.unwrap().map(|entry| entry.phase());
+
+        let entry = Entry::received(&message, false, 1, 1, true);
+        let Received::New(mut entry) = journal.receive(&id, entry).await.unwrap().await.unwrap()
+        else {
+            panic!("it is new")
+        };
+        assert_eq!((phase().await, store.stats().transactions), (Some(Phase::Started), 1));
+        assert!(entry.times().0 > 0);
+        journal.not_started(&id, &mut entry).await.unwrap();
+        let [(_, open)] = journal.open().await.unwrap().try_into().unwrap();
+        assert_eq!((open.phase(), open.times()), (Phase::Received, (0, 0)));
+        journal.started(&id, &mut entry).await.unwrap();
+        assert_eq!(phase().await, Some(Phase::Started));
     }
 }

@@ -24,6 +24,11 @@ impl Orders {
         self.queues.len()
     }
 
+    /// Whether somebody works on it or waits for it.
+    pub(crate) fn is_busy(&self, key: &OrderKey) -> bool {
+        self.queues.contains_key(key)
+    }
+
     /// Whether there is room for work on these, of which no two may be the same: at most `max`
     /// entities at a time.
     pub(crate) fn has_room(&self, keys: &[OrderKey], max: usize) -> bool {

@@ -211,7 +211,8 @@ mod tests {
         let (journal, outbox) = (Journal::new(Arc::clone(&store)), Outbox::new(Arc::clone(&store)));
         for (id, request) in [("done", true), ("plain", false)] {
             let message = message(id, request);
-            let received = journal.receive(&message, false, 1, 1).await.unwrap().await.unwrap();
+            let entry = Entry::received(&message, false, 1, 1, false);
+            let received = journal.receive(&message.id, entry).await.unwrap().await.unwrap();
             let Received::New(mut entry) = received else { panic!("it is new") };
             journal.done(&message.id, &mut entry, &Ok(JsonObject::new()), Some(7)).await.unwrap();
         }

@@ -257,7 +257,7 @@ async fn build(
         counters: Counters::default(),
         removals: Removals::default(),
         connected: OnceLock::new(),
-        running: Semaphore::new(config.max_in_flight),
+        running: Arc::new(Semaphore::new(config.max_in_flight)),
         stopping: CancellationToken::new(),
         restart: CancellationToken::new(),
         manager_generation: 0.into(),

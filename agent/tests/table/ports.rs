@@ -190,8 +190,8 @@ async fn reservations_of_64_callers_share_commits() {
     let transactions = after.transactions - before.transactions;
     let groups = after.groups - before.groups;
     println!("{CALLERS} callers: {transactions} transactions in {groups} commits");
-    // Received, started, the reservation, done.
-    assert!(transactions >= 4 * CALLERS as u64, "{transactions} transactions");
+    // Received and started, the reservation, done.
+    assert!(transactions >= 3 * CALLERS as u64, "{transactions} transactions");
     assert!(groups * 2 <= transactions, "{transactions} transactions took {groups} commits");
     agent.stop().await;
     fleet.stop().await;
