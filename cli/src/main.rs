@@ -47,18 +47,21 @@ fn main() -> ExitCode {
 fn run(Cli { global, command }: Cli) -> Result<(), Error> {
     let output = Output::new(global.json);
     match command {
-        Command::Dev(args) => serve(&global, role::dev::run(args)),
-        Command::Emulate(args) => serve(&global, role::emulate::run(args)),
-        Command::Manager(args) => serve(&global, role::manager::run(args)),
-        Command::Bridge(args) => serve(&global, role::bridge::run(args)),
+        Command::Dev(args) => serve(&global, Threads::Many, role::dev::run(args)),
+        Command::Emulate(args) => {
+            let threads = if args.agents == 1 { Threads::One } else { Threads::Many };
+            serve(&global, threads, role::emulate::run(args))
+        }
+        Command::Manager(args) => serve(&global, Threads::Many, role::manager::run(args)),
+        Command::Bridge(args) => serve(&global, Threads::Many, role::bridge::run(args)),
         Command::Agent(AgentArgs { config: Some(_), command: Some(_) }) => Err(Error::Usage(
             "`gop agent --config FILE` runs an agent; leave --config out for a command".to_owned(),
         )),
         Command::Agent(AgentArgs { config: Some(config), command: None }) => {
-            serve(&global, role::agent::run(config))
+            serve(&global, Threads::One, role::agent::run(config))
         }
         Command::Agent(AgentArgs { command: Some(AgentCommand::Adopt(args)), .. }) => {
-            serve(&global, role::agent::adopt(args.config, output))
+            serve(&global, Threads::One, role::agent::adopt(args.config, output))
         }
         Command::Agent(AgentArgs { command: Some(command), .. }) => {
             command.check().map_err(Error::Usage)?;
@@ -125,10 +128,28 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
     }
 }
 
+/// On how many threads a role runs.
+#[derive(Debug, Clone, Copy)]
+enum Threads {
+    /// An agent has little to do, and its host is there for the games: with one thread it takes less
+    /// memory and fewer wake-ups. What blocks has threads of its own.
+    One,
+    /// One for each processor.
+    Many,
+}
+
 /// Runs a role until it ends.
-fn serve(global: &Global, role: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+fn serve(
+    global: &Global,
+    threads: Threads,
+    role: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     logging::start(global, "info")?;
-    runtime(&mut Builder::new_multi_thread(), role)
+    let mut builder = match threads {
+        Threads::One => Builder::new_current_thread(),
+        Threads::Many => Builder::new_multi_thread(),
+    };
+    runtime(&mut builder, role)
 }
 
 /// Asks a manager something.
