@@ -68,7 +68,8 @@ impl Bench {
         &self,
         args: impl IntoIterator<Item = S>,
     ) -> Result<GopProcess> {
-        GopProcess::try_spawn_program_within(READY_WITHIN, &self.gop, args, &[]).await
+        let gop = GopProcess::try_spawn_program_within(READY_WITHIN, &self.gop, args, &[]).await?;
+        Ok(gop.unshown())
     }
 
     /// Starts a process of the limit: this program in one of its roles, until its line `ready`.
@@ -78,7 +79,8 @@ impl Bench {
     ) -> Result<GopProcess> {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
         let args = std::iter::once("role".into()).chain(args);
-        GopProcess::try_spawn_program_within(READY_WITHIN, &self.me, args, &[]).await
+        let role = GopProcess::try_spawn_program_within(READY_WITHIN, &self.me, args, &[]).await?;
+        Ok(role.unshown())
     }
 }
 

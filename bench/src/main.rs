@@ -112,7 +112,7 @@ async fn run(args: Args) -> Result<ExitCode> {
     }
     let worst = report.measured.iter().map(row::Measured::verdict).max();
     Ok(match worst {
-        Some(Verdict::Half) => ExitCode::FAILURE,
+        Some(Verdict::Half) if args.short => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     })
 }

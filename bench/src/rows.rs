@@ -25,7 +25,8 @@ use crate::{
 struct Group {
     rows: &'static [Row],
     measure: for<'a> fn(&'a Bench, &'a Wanted) -> LocalBoxFuture<'a, Result<Vec<Measured>>>,
-    /// Whether its rows are part of the short form: the others need minutes.
+    /// Whether its rows are part of the short form: the others need minutes, or are so near half their
+    /// target that chance would decide.
     short: bool,
 }
 
@@ -58,7 +59,7 @@ macro_rules! group {
 const GROUPS: &[Group] = &[
     group!(call, short: true),
     group!(cast, short: true),
-    group!(request, short: true),
+    group!(request, short: false),
     group!(ports, short: true),
     group!(lock, short: true),
     group!(rest, short: true),

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: our programs, built for release, measured beside their limit.
+//! `cargo xtask bench`: our programs, optimised, measured beside their limit.
 //!
 //! Invariant: what runs was built from this tree by this task, and its exit code is this task's.
 
@@ -9,8 +9,13 @@ use goperation_harness::{GOP_ENV, target_folder};
 use crate::step::{cargo, command, run, step};
 use crate::{Error, tools};
 
+/// The package of the bench.
+const BENCH: &str = "goperation-bench";
+/// The build profile of the short form: optimised, without what takes long.
+const QUICK: &str = "quick";
+
 /// Arguments of `cargo xtask bench`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// Rows to measure, or the first words of their names; all, if none is given.
     #[arg(value_name = "ROW")]
@@ -20,7 +25,8 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
 
-    /// Fewer and shorter rounds; rows that need minutes only if they are named.
+    /// Fewer and shorter rounds of programs that are built quickly; rows that need minutes only if
+    /// they are named. Fails when a row is worse than half its target.
     #[arg(long)]
     short: bool,
 
@@ -45,15 +51,21 @@ pub(crate) struct Args {
     no_peer: bool,
 }
 
+/// The short form, as a part of the tests.
+pub(crate) async fn short(no_install: bool) -> Result<(), Error> {
+    run_task(Args { short: true, no_peer: true, no_install, ..Args::default() }).await
+}
+
 /// Runs the whole task.
 pub(crate) async fn run_task(args: Args) -> Result<(), Error> {
     let target = target_folder();
-    let release = target.join("release");
-    let mut bench = command(release.join("goperation-bench"), &args.rows);
-    bench.env(GOP_ENV, release.join("gop"));
+    let profile = if args.short { QUICK } else { "release" };
+    let programs = target.join(profile);
+    let mut bench = command(programs.join("goperation-bench"), &args.rows);
+    bench.env(GOP_ENV, programs.join("gop"));
     if args.list {
         bench.arg("--list");
-        step("build", run(cargo(["build", "--release", "-p", "goperation-bench"]))).await?;
+        step("build", run(cargo(["build", "--profile", profile, "-p", BENCH]))).await?;
         return step("list", run(bench)).await;
     }
     let peer = tools::ensure_for_bench(&target, !args.no_install, !args.no_peer).await?;
@@ -72,8 +84,8 @@ pub(crate) async fn run_task(args: Args) -> Result<(), Error> {
     if let Some(file) = args.markdown {
         bench.arg("--markdown").arg(here(file));
     }
-    let build = ["build", "--release", "-p", "gop", "-p", "goperation-bench"];
-    step("build for release", run(cargo(build))).await?;
+    let build = ["build", "--profile", profile, "-p", "gop", "-p", BENCH];
+    step("build for the bench", run(cargo(build))).await?;
     let measure = async {
         std::fs::create_dir_all(&folder)?;
         run(bench).await

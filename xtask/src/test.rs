@@ -8,7 +8,7 @@ use goperation_harness::{GOP_ENV, RabbitNode, SHARED_BROKER_ENV, profile_folder,
 
 use crate::step::{cargo, run, step, unless_interrupted};
 use crate::tools::{self, Tools};
-use crate::{Error, buf, sdk};
+use crate::{Error, bench, buf, sdk};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -17,8 +17,8 @@ pub(crate) struct Args {
     #[arg(long)]
     no_install: bool,
 
-    /// Only build and run the tests: no format check, lints, checks of protos and SDKs, doctests
-    /// or documentation.
+    /// Only build and run the tests: no format check, lints, checks of protos and SDKs, doctests,
+    /// documentation or bench.
     #[arg(long)]
     only_tests: bool,
 
@@ -50,6 +50,7 @@ pub(crate) async fn run_task(args: Args) -> Result<(), Error> {
         let mut doc = cargo(["doc", "--no-deps", "--workspace"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
         step("documentation", run(doc)).await?;
+        bench::short(args.no_install).await?;
     }
     eprintln!("\nall done in {:.1} s", began.elapsed().as_secs_f64());
     Ok(())

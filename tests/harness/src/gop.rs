@@ -43,6 +43,8 @@ pub struct GopProcess {
     ready_line: String,
     /// The games below the temporary folder of a `gop dev` that did not end by itself.
     games: Option<Swept>,
+    /// Whether its log is shown when it is dropped.
+    shown: bool,
 }
 
 /// What a `gop` that has ended left behind.
@@ -112,6 +114,14 @@ impl GopProcess {
         Self::launch(program, args, env)?.ready_within(within).await
     }
 
+    /// Keeps its log to itself: for programs that have no test runner above them.
+    #[must_use]
+    pub fn unshown(self) -> Self {
+        let mut gop = self;
+        gop.shown = false;
+        gop
+    }
+
     /// As [`Self::spawn`], for a start that takes longer.
     ///
     /// # Panics
@@ -170,7 +180,15 @@ impl GopProcess {
                 .stdout(File::create(&stdout)?)
                 .stderr(File::create(&stderr)?),
         )?;
-        Ok(Self { args, process, stdout, stderr, ready_line: String::new(), games: None })
+        Ok(Self {
+            args,
+            process,
+            stdout,
+            stderr,
+            ready_line: String::new(),
+            games: None,
+            shown: true,
+        })
     }
 
     /// The line on stdout that began with `ready`, without its newline.
@@ -268,6 +286,9 @@ impl Drop for GopProcess {
         self.process.kill();
         if let Some(games) = &self.games {
             games.kill();
+        }
+        if !self.shown {
+            return;
         }
         // Captured by the test runner, which shows it when the test has failed. Of many logs a
         // reader may see only a part, so each says why it is there.
