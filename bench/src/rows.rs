@@ -26,8 +26,8 @@ struct Group {
     rows: &'static [Row],
     measure: for<'a> fn(&'a Bench, &'a Wanted) -> LocalBoxFuture<'a, Result<Vec<Measured>>>,
     /// Whether its rows are part of the short form. The others need minutes, are so near half their
-    /// target that chance would decide, or, as resident memory, are another thing in a quick build:
-    /// most of an agent's is the pages of its program.
+    /// target that chance would decide, or, as resident memory, are another thing in a quick build,
+    /// for most of an agent's is the pages of its program; what is measured with it goes with it.
     short: bool,
 }
 

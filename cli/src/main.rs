@@ -131,8 +131,8 @@ fn run(Cli { global, command }: Cli) -> Result<(), Error> {
 /// On how many threads a role runs.
 #[derive(Debug, Clone, Copy)]
 enum Threads {
-    /// An agent has little to do, and its host is there for the games: with one thread it takes less
-    /// memory and fewer wake-ups. What blocks has threads of its own.
+    /// An agent has little to do, and its host is there for the games: with one thread a CALL at a time
+    /// is answered sooner, and many at once as fast. What blocks has threads of its own.
     One,
     /// One for each processor.
     Many,

@@ -2,7 +2,8 @@
 //!
 //! Invariant: as safe as ours: mandatory, confirmed, acknowledged, the queue types of ours, one
 //! connection that publishes and one that consumes on either side, in processes apart. All publishes
-//! share one channel, as lapin's users do it; ours may not (see `bridge/src/rabbit/publisher.rs`).
+//! share one channel, as lapin's users do it, and as ours do where they may
+//! (`bridge/src/rabbit/publisher.rs`).
 
 use std::{
     collections::HashMap,
