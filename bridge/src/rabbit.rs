@@ -17,6 +17,7 @@ mod live;
 mod methods;
 mod pipe;
 mod publisher;
+mod recent;
 mod subscription;
 mod wire;
 

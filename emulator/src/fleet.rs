@@ -18,8 +18,8 @@ use crate::{
     member::{Site, Stage, Ways},
 };
 
-/// Agents that start at a time.
-const STARTING: usize = 32;
+/// Agents that start at a time: more only wait for one another in the broker.
+const STARTING: usize = 16;
 
 /// A look at a running emulation.
 #[derive(Debug, Clone)]

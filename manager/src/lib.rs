@@ -81,6 +81,7 @@ pub async fn run(
         abort: CancellationToken::new(),
         deletes: Notify::new(),
         queues: Notify::new(),
+        queue_places: Semaphore::new(app::agent_queues::AT_A_TIME),
         numbers: numbers::Numbers::default(),
         turns: turns::Turns::default(),
         upgrades: app::Upgrades::default(),

@@ -148,7 +148,10 @@ impl Control {
         Ok(())
     }
 
-    /// The queues and exchanges of an agent and its type.
+    /// The queue and exchange of an agent, bound to the broadcasts of exactly these endpoints.
+    ///
+    /// An agent registers, and a moment later syncs with its endpoints: what was made over this
+    /// connection for the one is not made again for the other.
     pub(super) async fn ensure_agent(
         &self,
         agent: &Address,
@@ -157,19 +160,33 @@ impl Control {
     ) -> Result<(), TransportError> {
         let session = self.ready().await?;
         let channel = session.channel().await?;
+        let mut steps = Vec::new();
+        if endpoints.is_empty() || !session.fresh.take(agent) {
+            self.push_agent(&channel, agent, &mut steps);
+        }
+        self.push_endpoints(&channel, agent, endpoints, former, &mut steps);
+        // The channel keeps their order; nobody waits for each answer in turn.
+        try_join_all(steps).await?;
+        if endpoints.is_empty() {
+            session.fresh.note(agent);
+        }
+        close(&channel).await;
+        Ok(())
+    }
+
+    fn push_agent<'a>(
+        &self,
+        channel: &'a Channel,
+        agent: &Address,
+        steps: &mut Vec<BoxFuture<'a, Result<(), Fault>>>,
+    ) {
         let layout = &self.context.layout;
         let (own, queue) = (layout.agent(agent), layout.cast_queue(agent));
-        let mut steps: Vec<BoxFuture<'_, Result<(), Fault>>> = vec![
-            declare_exchange(&channel, own.clone(), ExchangeKind::Topic, FieldTable::default())
-                .boxed(),
-            declare_queue(&channel, queue.clone(), self.lasting()).boxed(),
-        ];
-        for endpoint in endpoints {
-            let fanout = layout.fanout(endpoint);
-            let none = FieldTable::default();
-            steps.push(declare_exchange(&channel, fanout, ExchangeKind::Fanout, none).boxed());
-        }
-        self.push_type(&channel, &agent.agent_type, &mut steps);
+        let none = FieldTable::default();
+        steps.extend([
+            declare_exchange(channel, own.clone(), ExchangeKind::Topic, none).boxed(),
+            declare_queue(channel, queue.clone(), self.lasting()).boxed(),
+        ]);
         let any = any_step(&any_key(&agent.agent_type));
         for (from, to, key) in [
             (layout.direct(), own.clone(), call_key(agent)),
@@ -177,18 +194,7 @@ impl Control {
             (own.clone(), layout.step(), any),
             (own, layout.dead(), dead_key(agent)),
         ] {
-            steps.push(bind_exchange(&channel, to, from, key).boxed());
-        }
-        for (from, key) in [
-            (layout.direct(), cast_key(agent)),
-            (layout.returning(), any_step(&cast_key(agent))),
-            (layout.fanout_agents(), String::new()),
-        ] {
-            steps.push(bind(&channel, queue.clone(), from, key).boxed());
-        }
-        for endpoint in endpoints {
-            let fanout = layout.fanout(endpoint);
-            steps.push(bind(&channel, queue.clone(), fanout, String::new()).boxed());
+            steps.push(bind_exchange(channel, to, from, key).boxed());
         }
         // The queue type was changed in the configuration: the old queue gets nothing more. What
         // is left in it expires into the dead letters.
@@ -198,55 +204,64 @@ impl Control {
             (layout.returning(), any_step(&cast_key(agent))),
             (layout.fanout_agents(), String::new()),
         ] {
-            steps.push(unbind(&channel, old.clone(), from, key).boxed());
+            steps.push(bind(channel, queue.clone(), from.clone(), key.clone()).boxed());
+            steps.push(unbind(channel, old.clone(), from, key).boxed());
+        }
+    }
+
+    fn push_endpoints<'a>(
+        &self,
+        channel: &'a Channel,
+        agent: &Address,
+        endpoints: &[EndpointName],
+        former: &[EndpointName],
+        steps: &mut Vec<BoxFuture<'a, Result<(), Fault>>>,
+    ) {
+        let layout = &self.context.layout;
+        let (queue, old) = (layout.cast_queue(agent), layout.other_cast_queue(agent));
+        for endpoint in endpoints {
+            let fanout = layout.fanout(endpoint);
+            let none = FieldTable::default();
+            steps.extend([
+                declare_exchange(channel, fanout.clone(), ExchangeKind::Fanout, none).boxed(),
+                bind(channel, queue.clone(), fanout, String::new()).boxed(),
+            ]);
         }
         for endpoint in endpoints.iter().chain(former) {
             let fanout = layout.fanout(endpoint);
-            steps.push(unbind(&channel, old.clone(), fanout, String::new()).boxed());
+            steps.push(unbind(channel, old.clone(), fanout, String::new()).boxed());
         }
         for endpoint in former.iter().filter(|f| !endpoints.contains(f)) {
             let fanout = layout.fanout(endpoint);
-            steps.push(unbind(&channel, queue.clone(), fanout, String::new()).boxed());
+            steps.push(unbind(channel, queue.clone(), fanout, String::new()).boxed());
         }
-        // The channel keeps their order; nobody waits for each answer in turn.
-        try_join_all(steps).await?;
-        close(&channel).await;
-        Ok(())
     }
 
-    /// The shared queues of a type.
+    /// The shared queues of a type. Many agents that register at once share one such making.
     pub(super) async fn ensure_type(&self, agent_type: &AgentType) -> Result<(), TransportError> {
         let session = self.ready().await?;
+        if session.types.has(agent_type) {
+            return Ok(());
+        }
         let channel = session.channel().await?;
-        let mut steps = Vec::new();
-        self.push_type(&channel, agent_type, &mut steps);
-        try_join_all(steps).await?;
-        close(&channel).await;
-        Ok(())
-    }
-
-    fn push_type<'a>(
-        &self,
-        channel: &'a Channel,
-        agent_type: &AgentType,
-        steps: &mut Vec<BoxFuture<'a, Result<(), Fault>>>,
-    ) {
         let layout = &self.context.layout;
         let (exchange, queue) = (layout.agent_type(agent_type), layout.any_queue(agent_type));
         let key = any_key(agent_type);
         let none = FieldTable::default();
-        steps.extend([
-            declare_exchange(channel, exchange.clone(), ExchangeKind::Direct, none).boxed(),
-            declare_queue(channel, queue.clone(), self.lasting()).boxed(),
-            bind_exchange(channel, exchange, layout.direct(), any_call_key(agent_type)).boxed(),
-            bind(channel, queue.clone(), layout.direct(), key.clone()).boxed(),
-            bind(channel, queue, layout.returning(), any_step(&key)).boxed(),
-        ]);
         let old = layout.other_any_queue(agent_type);
-        steps.extend([
-            unbind(channel, old.clone(), layout.direct(), key.clone()).boxed(),
-            unbind(channel, old, layout.returning(), any_step(&key)).boxed(),
-        ]);
+        let steps: [BoxFuture<'_, Result<(), Fault>>; 7] = [
+            declare_exchange(&channel, exchange.clone(), ExchangeKind::Direct, none).boxed(),
+            declare_queue(&channel, queue.clone(), self.lasting()).boxed(),
+            bind_exchange(&channel, exchange, layout.direct(), any_call_key(agent_type)).boxed(),
+            bind(&channel, queue.clone(), layout.direct(), key.clone()).boxed(),
+            bind(&channel, queue, layout.returning(), any_step(&key)).boxed(),
+            unbind(&channel, old.clone(), layout.direct(), key.clone()).boxed(),
+            unbind(&channel, old, layout.returning(), any_step(&key)).boxed(),
+        ];
+        try_join_all(steps).await?;
+        session.types.note(agent_type);
+        close(&channel).await;
+        Ok(())
     }
 
     /// Makes a notify queue, unless it is remembered as made.
@@ -293,6 +308,7 @@ impl Control {
     /// that is deleted dead-letters nothing.
     pub(super) async fn remove_agent(&self, agent: &Address) -> Result<u32, TransportError> {
         let session = self.ready().await?;
+        session.fresh.take(agent);
         let layout = &self.context.layout;
         // The other one is there when the queue type was changed in the configuration.
         let (kind, other) = (layout.kind(), layout.kind().other());

@@ -77,12 +77,15 @@ impl Tap {
         matches!(self, Self::Cast(_) | Self::Any(_) | Self::Notify(..))
     }
 
+    /// Makes what is consumed. `there` says that a shared queue is taken to be there: to declare it
+    /// again costs the broker as much as it has consumers, which is all agents of a type.
     async fn declare(
         &self,
         context: &Context,
         session: &Session,
         channel: &Channel,
         queue: &str,
+        there: bool,
     ) -> Result<(), Fault> {
         let layout = &context.layout;
         let exclusive = QueueDeclareOptions {
@@ -110,8 +113,10 @@ impl Tap {
                 (shared, layout.agent_type(agent_type), any_call_key(agent_type))
             }
         };
-        let arguments = queue_type(CastQueue::Classic);
-        answered(channel.queue_declare(queue.into(), options, arguments)).await?;
+        if !there {
+            let arguments = queue_type(CastQueue::Classic);
+            answered(channel.queue_declare(queue.into(), options, arguments)).await?;
+        }
         bind(channel, queue.to_owned(), exchange, key).await
     }
 }
@@ -223,8 +228,23 @@ impl Feed {
     }
 
     async fn open(&self, session: &Session, queue: &str) -> Result<(Channel, Consumer), Fault> {
+        if matches!(self.tap, Tap::AnyCall(_)) {
+            match self.consume(session, queue, true).await {
+                Err(fault) if fault.code() == Some(NOT_FOUND) => {}
+                opened => return opened,
+            }
+        }
+        self.consume(session, queue, false).await
+    }
+
+    async fn consume(
+        &self,
+        session: &Session,
+        queue: &str,
+        there: bool,
+    ) -> Result<(Channel, Consumer), Fault> {
         let channel = session.channel().await?;
-        self.tap.declare(&self.context, session, &channel, queue).await?;
+        self.tap.declare(&self.context, session, &channel, queue, there).await?;
         answered(channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
         let options = BasicConsumeOptions::default();
         let none = FieldTable::default();

@@ -62,7 +62,7 @@ fn dead_letter(layout: &Layout, message: &BasicGetMessage) -> DeadLetter {
         reason = "QUEUE_NOT_FOUND".to_owned();
     }
     // What cannot be read is a dead letter for just that.
-    let (head, payload) = wire::open(&message.data).unwrap_or_default();
+    let (head, payload) = wire::open(properties, &message.data).unwrap_or_default();
     DeadLetter {
         message_id: properties
             .message_id()

@@ -7,13 +7,17 @@
 use std::{
     fmt, io,
     pin::pin,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use futures::StreamExt as _;
+use goperation::AgentType;
 use lapin::{
-    AsyncTcpStream, Channel, Connection, ConnectionProperties,
+    AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind,
     tcp::{AMQPUriTcpExt as _, TLSConfig},
 };
 use rand::RngExt as _;
@@ -27,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context,
     fault::{Fault, answered},
+    recent::Recent,
 };
+use crate::Address;
 
 /// Longest wait for a connection and its handshake.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -63,6 +69,12 @@ pub(super) struct Session {
     heard: Mutex<Instant>,
     /// Whether the exchanges that all agents share were declared over this connection.
     pub(super) common: OnceCell<()>,
+    /// Numbers of channels that lapin never gives out again.
+    spent: AtomicU32,
+    /// Types whose shared queues were made over it just now.
+    pub(super) types: Recent<AgentType>,
+    /// Agents whose queues were made over it just now, and not yet bound to endpoints.
+    pub(super) fresh: Recent<Address>,
 }
 
 impl fmt::Debug for Session {
@@ -73,10 +85,37 @@ impl fmt::Debug for Session {
 
 impl Session {
     /// A new channel.
+    ///
+    /// lapin 4.12 keeps the error with which the broker closed a channel, for ever, for the number of
+    /// that channel: the next one of that number is refused with it and never gives its number back.
+    /// So another number is tried, and when none is left the connection is made anew.
     pub(super) async fn channel(&self) -> Result<Channel, Fault> {
-        let channel = answered(self.connection.create_channel()).await?;
-        self.heard();
-        Ok(channel)
+        loop {
+            let refused = match answered(self.connection.create_channel()).await {
+                Ok(channel) => {
+                    self.heard();
+                    return Ok(channel);
+                }
+                Err(fault) => fault,
+            };
+            if !self.alive() {
+                return Err(refused);
+            }
+            match &refused {
+                Fault::Amqp(error) if matches!(error.kind(), ErrorKind::ProtocolError(_)) => {
+                    self.spent.fetch_add(1, Ordering::Relaxed);
+                }
+                Fault::Amqp(error)
+                    if matches!(error.kind(), ErrorKind::ChannelsLimitReached)
+                        && self.spent.load(Ordering::Relaxed) > 0 =>
+                {
+                    tracing::info!("the numbers of its channels are spent: connecting anew");
+                    self.abort();
+                    return Err(refused);
+                }
+                _ => return Err(refused),
+            }
+        }
     }
 
     /// The broker has said something over it.
@@ -297,6 +336,9 @@ async fn connect(context: &Context, name: &str) -> Result<Session, Fault> {
         ended: CancellationToken::new(),
         heard: Mutex::new(Instant::now()),
         common: OnceCell::new(),
+        spent: AtomicU32::new(0),
+        types: Recent::new(Duration::from_secs(1)),
+        fresh: Recent::new(Duration::from_secs(30)),
     })
 }
 

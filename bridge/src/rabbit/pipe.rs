@@ -154,7 +154,9 @@ async fn confirm(channel: &Channel, parcel: Parcel, answer: Answer) -> Ended<Ans
     let confirmation =
         async { channel.basic_publish(exchange, key, options, &body, properties).await?.await };
     let back = |returned: Option<BasicReturnMessage>| {
-        returned.map_or(Back::None, |message| Back::Ticket(wire::ticket(&message.data)))
+        returned.map_or(Back::None, |message| {
+            Back::Ticket(wire::ticket(&message.properties, &message.data))
+        })
     };
     let (outcome, back) = match confirmation.await {
         Ok(Confirmation::Ack(returned)) => (Ok(()), back(returned)),

@@ -5,8 +5,11 @@
 //! fewer (docs/performance.md). A person who looks at a message with RabbitMQ's tools can read the
 //! head all the same.
 //!
-//! Invariant: [`decode`] of what [`encode`] made is the message again; anything else is an error
-//! and never a panic.
+//! The head names its form by a number. Form 1 had no head: what is said of the message stood in
+//! headers. It is still read, for a durable queue may hold it.
+//!
+//! Invariant: [`decode`] of what [`encode`] made is the message again, also when an older build made
+//! it; anything else is an error and never a panic.
 
 use std::borrow::Cow;
 
@@ -25,6 +28,8 @@ pub(super) const FRAME_MAX: u32 = 16_384;
 /// `type` of the message with which an agent tests its own way back.
 pub(super) const CANARY: &str = "canary";
 
+/// Where form 1 has the ticket.
+const TICKET: &str = "ticket";
 /// Why a message is dead, where its sender says so.
 pub(super) const REASON: &str = "reason";
 /// Where it died, where its sender says so.
@@ -32,9 +37,14 @@ pub(super) const DIED_IN: &str = "died_in";
 /// When it died, in milliseconds since 1970, where its sender says so.
 pub(super) const DIED_AT: &str = "died_at";
 
+/// The form that is written.
+const FORM: u8 = 2;
+
 const APP: &str = "goperation";
 /// The payload is a JSON object.
 const OBJECT: &str = "application/x-ndjson";
+/// The same in form 1, where nothing is before it.
+const OBJECT_1: &str = "application/json";
 /// The payload is an encoded `google.rpc.Status`.
 const STATUS: &str = "application/x-protobuf";
 pub(super) const PERSISTENT: u8 = 2;
@@ -47,6 +57,7 @@ const END: u8 = b'\n';
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Head<'a> {
+    form: u8,
     #[serde(borrow, skip_serializing_if = "str::is_empty")]
     pub(super) namespace: Cow<'a, str>,
     #[serde(borrow, skip_serializing_if = "str::is_empty")]
@@ -101,6 +112,7 @@ pub(super) fn encode(
     max_bytes: usize,
 ) -> Result<Encoded, EncodeError> {
     let head = Head {
+        form: FORM,
         namespace: message.namespace.as_str().into(),
         method: message.method.as_str().into(),
         agents: message.agents.as_ref().map(|agents| agents.to_string().into()),
@@ -157,19 +169,55 @@ pub(super) fn encode(
     Ok(Encoded { properties, body })
 }
 
-/// The head of a body and its payload.
-pub(super) fn open(body: &[u8]) -> Result<(Head<'_>, &[u8]), String> {
+/// The head of a message and its payload.
+pub(super) fn open<'a>(
+    properties: &BasicProperties,
+    body: &'a [u8],
+) -> Result<(Head<'a>, &'a [u8]), String> {
+    if let Some(headers) = properties.headers().as_ref().filter(|headers| is_form_1(headers)) {
+        return Ok((Head::of_form_1(headers), body));
+    }
     let mut parts = body.splitn(2, |&byte| byte == END);
     let (Some(head), Some(payload)) = (parts.next(), parts.next()) else {
         return Err("it has no head".to_owned());
     };
-    let head = serde_json::from_slice(head).map_err(|e| format!("its head cannot be read: {e}"))?;
+    let head: Head<'_> =
+        serde_json::from_slice(head).map_err(|e| format!("its head cannot be read: {e}"))?;
+    if head.form != FORM {
+        return Err(format!("it has form {}, and this build reads 1 and {FORM}", head.form));
+    }
     Ok((head, payload))
 }
 
-/// The ticket that a body was encoded with; 0 if it has none.
-pub(super) fn ticket(body: &[u8]) -> u64 {
-    open(body).map_or(0, |(head, _)| head.ticket)
+/// Every message of form 1 has a ticket among its headers, and no other has.
+fn is_form_1(headers: &FieldTable) -> bool {
+    headers.inner().contains_key(TICKET)
+}
+
+impl Head<'_> {
+    fn of_form_1(headers: &FieldTable) -> Self {
+        let text = |name| text(headers, name).map(Cow::Owned);
+        let number = |name| number(headers, name);
+        Self {
+            form: 1,
+            namespace: text("namespace").unwrap_or_default(),
+            method: text("method").unwrap_or_default(),
+            agents: text("agents"),
+            agent_type: text("agent_type"),
+            finishtime: number("finishtime"),
+            deadline: number("deadline"),
+            attempt: number("attempt").and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            sent: number("sent").unwrap_or(0),
+            request: text("request"),
+            traceparent: text("traceparent"),
+            ticket: number(TICKET).unwrap_or(0),
+        }
+    }
+}
+
+/// The ticket that a message was encoded with; 0 if it has none.
+pub(super) fn ticket(properties: &BasicProperties, body: &[u8]) -> u64 {
+    open(properties, body).map_or(0, |(head, _)| head.ticket)
 }
 
 /// Reads a message.
@@ -182,10 +230,10 @@ pub(super) fn decode(properties: &BasicProperties, body: &[u8]) -> Result<Messag
         Some("reply") => Kind::Reply,
         other => return Err(format!("its type is {other:?}")),
     };
-    let (head, payload) = open(body)?;
+    let (head, payload) = open(properties, body)?;
     let body = match properties.content_type().as_ref().map(ShortString::as_str) {
         Some(STATUS) => Body::Failure(Box::new(Error::decode(payload))),
-        Some(OBJECT) => Body::Object(
+        Some(OBJECT | OBJECT_1) => Body::Object(
             serde_json::from_slice::<JsonObject>(payload)
                 .map_err(|e| format!("its body is not a JSON object: {e}"))?,
         ),
@@ -319,10 +367,41 @@ mod tests {
         for message in [message(), Message { body: failure, kind: Kind::Reply, ..message() }] {
             let encoded = encode(&Route::Call(agent()), &message, 1, 11_000, 1024).unwrap();
             assert_eq!(decode(&encoded.properties, &encoded.body), Ok(message));
-            assert_eq!(ticket(&encoded.body), 1);
+            assert_eq!(ticket(&encoded.properties, &encoded.body), 1);
             assert_eq!(encoded.properties.expiration().clone(), Some("4000".into()));
             assert_eq!(*encoded.properties.delivery_mode(), Some(TRANSIENT));
         }
+    }
+
+    #[test]
+    fn what_an_older_build_left_is_read() {
+        let message = message();
+        let Body::Object(object) = &message.body else { unreachable!() };
+        let mut headers = FieldTable::default();
+        for (name, value) in [
+            ("namespace", "game"),
+            ("method", "start"),
+            ("agents", "1-3,9"),
+            ("agent_type", "application"),
+            ("request", "0192f3a1-7c5e-7d10-8a33-0c6f1f5b2e77"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ] {
+            put_text(&mut headers, name, value);
+        }
+        let numbers = [("finishtime", 20_000), ("deadline", 15_000), ("attempt", 3)];
+        for (name, value) in numbers.into_iter().chain([("sent", 10_000), (TICKET, 7)]) {
+            put_number(&mut headers, name, value);
+        }
+        let properties = BasicProperties::default()
+            .with_message_id(message.id.as_str().into())
+            .with_type("call".into())
+            .with_content_type(OBJECT_1.into())
+            .with_reply_to("b1".into())
+            .with_correlation_id("c1".into())
+            .with_headers(headers);
+        let body = serde_json::to_vec(object).unwrap();
+        assert_eq!(ticket(&properties, &body), 7);
+        assert_eq!(decode(&properties, &body), Ok(message));
     }
 
     #[test]
@@ -356,9 +435,15 @@ mod tests {
         let good = encode(&Route::Cast(agent()), &message(), 1, 0, 1024).unwrap();
         assert!(decode(&BasicProperties::default(), b"{}").is_err());
         assert!(decode(&good.properties, &good.body).is_ok());
-        for body in [b"{}\n[1]".as_slice(), b"[1]\n{}", b"{}", b"", b"\n", &[0xff, 0xfe, b'\n']] {
+        let newer = br#"{"form":3,"ticket":1}
+{}"#;
+        let listed = br#"{"form":2}
+[1]"#;
+        for body in
+            [newer.as_slice(), listed, b"{}\n{}", b"[1]\n{}", b"{}", b"", b"\n", b"\xff\xfe\n"]
+        {
             assert!(decode(&good.properties, body).is_err(), "{body:?}");
-            assert_eq!(ticket(body), 0);
+            assert_eq!(ticket(&good.properties, body), 0);
         }
         let nameless = good.properties.clone().with_message_id("a b".into());
         assert!(decode(&nameless, &good.body).is_err());

@@ -234,6 +234,27 @@ async fn many_endpoints_are_bound_at_once() {
     rabbit.close().await;
 }
 
+/// What a registration made is not made again by the sync that follows, but by every other: an
+/// operator or another broker may have taken it away.
+#[tokio::test]
+async fn what_has_gone_is_made_again() {
+    let (rabbit, config) = fresh(|_| {}).await;
+    let known = registered(&rabbit, "h1").await;
+    let game = [endpoint("game")];
+    rabbit.ensure_agent(&known, &game, &[]).await.unwrap();
+    let connection = lapin::Connection::connect(&config.uri, Default::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    for endpoints in [game.as_slice(), &[], &[]] {
+        let queue = "gop.cast.classic.application.h1".into();
+        channel.queue_delete(queue, Default::default()).await.unwrap();
+        rabbit.ensure_agent(&known, endpoints, &[]).await.unwrap();
+        let cast = rabbit.publish(&Route::Cast(known.clone()), &message(Kind::Cast, 0)).await;
+        assert_eq!(cast, Ok(()));
+    }
+    connection.close(200, "".into()).await.unwrap();
+    rabbit.close().await;
+}
+
 #[tokio::test]
 async fn a_transport_that_is_closed_says_so() {
     let (rabbit, _) = fresh(|_| {}).await;
@@ -267,6 +288,7 @@ async fn another_queue_type_leaves_no_queue_that_only_fills() {
     }
     let config = RabbitConfig { cast_queue: CastQueue::Quorum, ..config };
     let quorum = Rabbit::connect(config).unwrap();
+    quorum.ensure_type(&known.agent_type).await.unwrap();
     quorum.ensure_agent(&known, &[game], &[]).await.unwrap();
     for route in &routes {
         quorum.publish(route, &message(Kind::Cast, 1)).await.unwrap();

@@ -192,6 +192,22 @@ async fn the_canary_finds_a_queue_that_nothing_reaches() {
     rabbit.close().await;
 }
 
+/// An agent that waits for its queues tries again and again, over a connection that allows few
+/// channels.
+#[tokio::test]
+async fn tries_in_vain_leave_no_channels() {
+    let (rabbit, _) = fresh(|config| {
+        config.uri = format!("{}?channel_max=8", config.uri);
+        config.one_connection = true;
+    })
+    .await;
+    let mut subscription = rabbit.subscribe(Source::Agent(agent("h1")), 4).await.unwrap();
+    assert!(!becomes(&mut subscription, true, Duration::from_secs(6)).await);
+    registered(&rabbit, "h1").await;
+    connected(&mut subscription, SOON).await;
+    rabbit.close().await;
+}
+
 #[tokio::test]
 async fn a_receiver_that_is_slow_is_not_taken_for_a_dead_link() {
     let (rabbit, _) = fresh(|config| config.heartbeat = Duration::from_secs(2)).await;

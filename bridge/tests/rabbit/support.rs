@@ -68,8 +68,11 @@ pub(crate) fn number(message: &Message) -> u64 {
 pub(crate) async fn registered(rabbit: &Rabbit, host: &str) -> Address {
     let agent = agent(host);
     // The first connection may still be under way.
-    poll_for(SOON, "the agent's queues", async || rabbit.ensure_agent(&agent, &[], &[]).await.ok())
-        .await;
+    poll_for(SOON, "the agent's queues", async || {
+        rabbit.ensure_type(&agent.agent_type).await.ok()?;
+        rabbit.ensure_agent(&agent, &[], &[]).await.ok()
+    })
+    .await;
     agent
 }
 

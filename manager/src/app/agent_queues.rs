@@ -2,7 +2,8 @@
 //! broker is away.
 //!
 //! Invariant: what must be done is recorded before it is tried, and forgotten only when the bridge
-//! has said that it is done, for the endpoints that the agent has then.
+//! has said that it is done, for the endpoints that the agent has then. At most [`AT_A_TIME`] are made
+//! at a time, whoever asks.
 
 use std::time::Duration;
 
@@ -16,11 +17,12 @@ use crate::{
 };
 
 /// How long the caller of a registration or sync waits for its queues.
-const SOON: Duration = Duration::from_secs(2);
+const SOON: Duration = Duration::from_secs(3);
 /// Shortest and longest pause between tries, in milliseconds.
 const PAUSE: std::ops::RangeInclusive<u64> = 1_000..=2_000;
-/// Agents whose queues are made at a time.
-const AT_A_TIME: usize = 8;
+/// Agents whose queues are made at a time: the broker makes no more of them faster, and those that
+/// wait here have nothing half done when their time is over.
+pub(crate) const AT_A_TIME: usize = 16;
 
 fn endpoints(record: &AgentRecord) -> Vec<String> {
     record.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect()
@@ -47,7 +49,10 @@ impl App {
             Err(error) => return tracing::warn!(agent = id, %error, "queues were not bound"),
         }
         let to = record.to();
-        let bind = self.link.create_queues(&to, endpoints(record), Vec::new());
+        let bind = async {
+            let _place = self.queue_places.acquire().await;
+            self.link.create_queues(&to, endpoints(record), Vec::new()).await
+        };
         let error = match tokio::time::timeout(SOON, bind).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,
@@ -72,6 +77,7 @@ impl App {
     }
 
     async fn settle_queues(&self, id: u32) -> Result<()> {
+        let _place = self.queue_places.acquire().await;
         let key = keys::queue_job(id);
         let Some(mut job) = self.db.get::<QueueJob>(key.clone()).await? else { return Ok(()) };
         let record = self.db.get::<AgentRecord>(keys::agent(id)).await?;

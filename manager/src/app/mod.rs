@@ -6,7 +6,7 @@
 //! agent is recorded before.
 
 mod agent;
-mod agent_queues;
+pub(crate) mod agent_queues;
 mod cache;
 mod choose;
 mod chores;
@@ -83,6 +83,8 @@ pub(crate) struct App {
     pub(crate) deletes: Notify,
     /// There are queues to make.
     pub(crate) queues: Notify,
+    /// Room for making them.
+    pub(crate) queue_places: Semaphore,
     /// The numbers of agents.
     pub(crate) numbers: Numbers,
     /// Idempotency keys under which something is being done.
