@@ -98,17 +98,24 @@ async fn run(args: Args) -> Result<ExitCode> {
     let bench = Bench::start(args.short, args.peer).await?;
     let machine = report::Machine::look(&bench).await?;
     let since = Processors::now();
-    let measured = rows::measure(&bench, &wanted).await?;
+    let keep = |measured: &[row::Measured]| {
+        let report = report::Report::new(machine.clone(), measured.to_vec(), since);
+        if let Some(file) = &args.json {
+            std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
+        }
+        if let Some(folder) = &args.plots {
+            report::plot::draw(&report, folder)?;
+        }
+        if let Some(file) = &args.markdown {
+            std::fs::write(file, report::text::markdown(&report))?;
+        }
+        Ok(())
+    };
+    let measured = rows::measure(&bench, &wanted, keep).await?;
     let report = report::Report::new(machine, measured, since);
     print!("{}", report::text::table(&report));
-    if let Some(file) = args.json {
-        std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
-    }
-    if let Some(folder) = args.plots {
-        report::plot::draw(&report, &folder)?;
-    }
-    if let Some(file) = args.markdown {
-        std::fs::write(file, report::text::markdown(&report))?;
+    if report.measured.iter().any(row::Measured::is_missing) {
+        return Ok(ExitCode::FAILURE);
     }
     let worst = report.measured.iter().map(row::Measured::verdict).max();
     Ok(match worst {

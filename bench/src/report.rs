@@ -31,7 +31,7 @@ impl Report {
 }
 
 /// Where and with what it was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct Machine {
     /// The begin of the run, in UTC.
     pub(crate) date: String,

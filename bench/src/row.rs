@@ -215,6 +215,11 @@ impl Measured {
         (!peers.is_empty()).then(|| Spread::of(peers))
     }
 
+    /// Whether it was wanted, and could not be measured: a note says why.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
     /// How it stands: its median, since single rounds of a busy machine say little.
     pub(crate) fn verdict(&self) -> Verdict {
         self.row.target.judge(self.judged().median)

@@ -91,15 +91,31 @@ pub(crate) fn wanted(names: &[String], short: bool) -> Result<Wanted> {
     Ok(Wanted(all.into_iter().filter(|(row, quick)| asked(row, *quick)).map(|(r, _)| *r).collect()))
 }
 
-/// Measures them, and says on stderr where it is.
-pub(crate) async fn measure(bench: &Bench, wanted: &Wanted) -> Result<Vec<Measured>> {
+/// Measures them, and says on stderr where it is. After each group `so_far` gets all that there is.
+/// A group that fails takes no other along: its rows have no rounds, and a note that says why.
+pub(crate) async fn measure(
+    bench: &Bench,
+    wanted: &Wanted,
+    mut so_far: impl FnMut(&[Measured]) -> Result<()>,
+) -> Result<Vec<Measured>> {
     let mut all = Vec::new();
     for group in GROUPS.iter().filter(|group| group.rows.iter().any(|row| wanted.has(row))) {
-        let measured = (group.measure)(bench, wanted).await?;
+        let measured = match (group.measure)(bench, wanted).await {
+            Ok(measured) => measured,
+            Err(error) => {
+                eprintln!("not measured: {error}");
+                let rows = group.rows.iter().filter(|row| wanted.has(row));
+                let failed = |row: &Row| {
+                    Measured::new(*row, Vec::new()).noting(format!("not measured: {error}"))
+                };
+                rows.map(failed).collect()
+            }
+        };
         for row in &measured {
             eprint!("{}", crate::report::text::line(row));
         }
         all.extend(measured);
+        so_far(&all)?;
     }
     Ok(all)
 }

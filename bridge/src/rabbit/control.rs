@@ -159,7 +159,7 @@ impl Control {
         former: &[EndpointName],
     ) -> Result<(), TransportError> {
         let session = self.ready().await?;
-        let channel = session.channel().await?;
+        let channel = session.lend().await?;
         let mut steps = Vec::new();
         if endpoints.is_empty() || !session.fresh.take(agent) {
             self.push_agent(&channel, agent, &mut steps);
@@ -170,7 +170,7 @@ impl Control {
         if endpoints.is_empty() {
             session.fresh.note(agent);
         }
-        close(&channel).await;
+        session.take_back(channel);
         Ok(())
     }
 
@@ -243,7 +243,7 @@ impl Control {
         if session.types.has(agent_type) {
             return Ok(());
         }
-        let channel = session.channel().await?;
+        let channel = session.lend().await?;
         let layout = &self.context.layout;
         let (exchange, queue) = (layout.agent_type(agent_type), layout.any_queue(agent_type));
         let key = any_key(agent_type);
@@ -260,7 +260,7 @@ impl Control {
         ];
         try_join_all(steps).await?;
         session.types.note(agent_type);
-        close(&channel).await;
+        session.take_back(channel);
         Ok(())
     }
 

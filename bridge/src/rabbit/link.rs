@@ -39,6 +39,8 @@ use crate::Address;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for the broker's goodbye.
 const CLOSE: Duration = Duration::from_millis(500);
+/// Channels that are kept to be lent again.
+const IDLE_CHANNELS: usize = 16;
 /// A session that lived this long starts the back-off anew.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -71,6 +73,8 @@ pub(super) struct Session {
     pub(super) common: OnceCell<()>,
     /// Numbers of channels that lapin never gives out again.
     spent: AtomicU32,
+    /// Channels that wait to be lent again.
+    idle: Mutex<Vec<Channel>>,
     /// Types whose shared queues were made over it just now.
     pub(super) types: Recent<AgentType>,
     /// Agents whose queues were made over it just now, and not yet bound to endpoints.
@@ -116,6 +120,28 @@ impl Session {
                 _ => return Err(refused),
             }
         }
+    }
+
+    /// A channel for changes of the layout, opened only if none waits: RabbitMQ 3.10 looks through
+    /// all channels of all connections whenever one is closed.
+    pub(super) async fn lend(&self) -> Result<Channel, Fault> {
+        let idle = std::iter::from_fn(|| self.idle().pop()).find(|c| c.status().connected());
+        match idle {
+            Some(channel) => Ok(channel),
+            None => self.channel().await,
+        }
+    }
+
+    /// Takes back a lent channel on which all was answered.
+    pub(super) fn take_back(&self, channel: Channel) {
+        let mut idle = self.idle();
+        if idle.len() < IDLE_CHANNELS {
+            idle.push(channel);
+        }
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The broker has said something over it.
@@ -337,6 +363,7 @@ async fn connect(context: &Context, name: &str) -> Result<Session, Fault> {
         heard: Mutex::new(Instant::now()),
         common: OnceCell::new(),
         spent: AtomicU32::new(0),
+        idle: Mutex::default(),
         types: Recent::new(Duration::from_secs(1)),
         fresh: Recent::new(Duration::from_secs(30)),
     })
