@@ -29,7 +29,7 @@ pub use self::operation::Operation;
 /// Who holds the lock and who waits, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
-    /// Who holds it and since when, in milliseconds since 1970, a kernel's tick exact.
+    /// Who holds it and since when, in milliseconds since 1970, as of the kernel's last tick.
     pub holder: Option<(Operation, u64)>,
     /// Who waits, in the order in which they will be served.
     pub waiters: Vec<Waiting>,

@@ -36,7 +36,7 @@ struct Args {
     /// Name the rows and their targets, and measure nothing
     #[arg(long)]
     list: bool,
-    /// Fewer and shorter rounds; fails only when a row is worse than half its target
+    /// Fewer and shorter rounds; fails when a row is worse than half its target or not measured
     #[arg(long)]
     short: bool,
     /// Also write everything that was measured here, as JSON

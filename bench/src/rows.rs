@@ -25,8 +25,8 @@ use crate::{
 struct Group {
     rows: &'static [Row],
     measure: for<'a> fn(&'a Bench, &'a Wanted) -> LocalBoxFuture<'a, Result<Vec<Measured>>>,
-    /// Whether its rows are part of the short form. The others need minutes, are so near half their
-    /// target that chance would decide, or, as resident memory, are another thing in a quick build,
+    /// Whether its rows are part of the short form. The others need minutes, or are beyond half their
+    /// target and would fail it, as `request`, or, as resident memory, are another thing in a quick build,
     /// for most of an agent's is the pages of its program; what is measured with it goes with it.
     short: bool,
 }

@@ -18,7 +18,7 @@ use crate::{
     member::{Site, Stage, Ways},
 };
 
-/// Agents that start at a time: more only wait for one another in the broker.
+/// Agents that start at a time.
 const STARTING: usize = 16;
 
 /// A look at a running emulation.

@@ -25,8 +25,8 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
 
-    /// Fewer and shorter rounds of programs that are built quickly; rows that need minutes or a release
-    /// build only if they are named. Fails when a row is worse than half its target.
+    /// Fewer and shorter rounds of programs that are built quickly; some rows only if they
+    /// are named. Fails when a row is worse than half its target, or could not be measured.
     #[arg(long)]
     short: bool,
 

@@ -237,7 +237,7 @@ impl Control {
         }
     }
 
-    /// The shared queues of a type. Many agents that register at once share one such making.
+    /// The shared queues of a type, unless they were made over this connection just now.
     pub(super) async fn ensure_type(&self, agent_type: &AgentType) -> Result<(), TransportError> {
         let session = self.ready().await?;
         if session.types.has(agent_type) {

@@ -39,6 +39,11 @@ use crate::Address;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for the broker's goodbye.
 const CLOSE: Duration = Duration::from_millis(500);
+/// How long the shared queues of a type, once made, are taken to be there: many agents may register at
+/// once, and an operator may remove a queue at any time.
+const TYPE_IS_RECENT: Duration = Duration::from_secs(1);
+/// How long after its registration an agent's first sync may come, for its queues to be only bound.
+const AGENT_IS_RECENT: Duration = Duration::from_secs(30);
 /// Channels that are kept to be lent again.
 const IDLE_CHANNELS: usize = 16;
 /// A session that lived this long starts the back-off anew.
@@ -364,8 +369,8 @@ async fn connect(context: &Context, name: &str) -> Result<Session, Fault> {
         common: OnceCell::new(),
         spent: AtomicU32::new(0),
         idle: Mutex::default(),
-        types: Recent::new(Duration::from_secs(1)),
-        fresh: Recent::new(Duration::from_secs(30)),
+        types: Recent::new(TYPE_IS_RECENT),
+        fresh: Recent::new(AGENT_IS_RECENT),
     })
 }
 

@@ -20,8 +20,8 @@ use crate::{
 const SOON: Duration = Duration::from_secs(3);
 /// Shortest and longest pause between tries, in milliseconds.
 const PAUSE: std::ops::RangeInclusive<u64> = 1_000..=2_000;
-/// Agents whose queues are made at a time: the broker makes no more of them faster, and those that
-/// wait here have nothing half done when their time is over.
+/// Agents whose queues are made at a time. Those that wait for a place have nothing half done when
+/// their time is over.
 pub(crate) const AT_A_TIME: usize = 16;
 
 fn endpoints(record: &AgentRecord) -> Vec<String> {
