@@ -80,7 +80,7 @@ impl Agent {
         let refused = self.journal.refuse(message, now, error, self.manager.agent_id()).await;
         match refused {
             Ok(Received::New(_)) => {
-                self.outbox.answered(&message.id);
+                self.outbox.answered(&message.id, None);
                 delivery.ack.ack().await;
             }
             Ok(Received::Known(entry)) => self.answer_again(delivery, Vec::new(), &entry).await,

@@ -220,9 +220,9 @@ impl Agent {
 
     /// Makes the outcome of a message durable, and its answer if it is of a request.
     async fn end_job(&self, message: &Message, entry: &mut Entry, outcome: &Outcome) -> Result<()> {
-        self.journal.done(&message.id, entry, outcome, self.manager.agent_id()).await?;
-        if message.request.is_some() {
-            self.outbox.answered(&message.id);
+        let done = self.journal.done(&message.id, entry, outcome, self.manager.agent_id());
+        if let Some(answer) = done.await? {
+            self.outbox.answered(&message.id, Some(answer));
         }
         Ok(())
     }

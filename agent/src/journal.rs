@@ -323,7 +323,7 @@ impl Journal {
         let mut entry = Entry::received(message, false, now, 0, false);
         entry.refuse();
         entry.end(&Err(error.clone()));
-        let txn = outbox::put(first(&message.id, &entry), &message.id, &entry, agent);
+        let (txn, _) = outbox::put(first(&message.id, &entry), &message.id, &entry, agent);
         received(self.store.commit(txn).await, entry)
     }
 
@@ -359,7 +359,7 @@ impl Journal {
     }
 
     /// Makes the outcome durable, and with it the answer to the request of the message, if it has
-    /// one; the arguments are dropped.
+    /// one: that answer's bytes in the outbox. The arguments are dropped.
     ///
     /// # Errors
     /// `UNAVAILABLE` when the store is closed.
@@ -369,13 +369,13 @@ impl Journal {
         entry: &mut Entry,
         outcome: &Outcome,
         agent: Option<u32>,
-    ) -> Result<()> {
+    ) -> Result<Option<Vec<u8>>> {
         entry.end(outcome);
         // Only the job of a message changes its entry, so there is nothing to race with.
         let txn = Txn::new().put(key(id), entry.encode_to_vec());
-        let txn = outbox::put(txn, id, entry, agent);
+        let (txn, answer) = outbox::put(txn, id, entry, agent);
         self.store.commit(txn).await.map_err(crate::error::store)?;
-        Ok(())
+        Ok(answer)
     }
 
     /// Forgets a message that another agent runs.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: an answer is in here from the transaction on that ends its message in the journal,
 //! until the manager has said that it has it, or that nobody asks for it any more; the journal's
-//! sweep does not touch it. Of one message one thing is sent at a time, and its answer last.
+//! sweep does not touch it. What the manager has is removed a little later, many together: after a
+//! crash it is sent once more. Of one message one thing is sent at a time, and its answer last.
 
 mod answer;
 mod queue;
@@ -32,8 +33,9 @@ const VERSION: u32 = 1;
 const PREFIX: &[u8] = b"o/";
 /// Rows that the start reads at a time: each may be large.
 const LOAD_BATCH: usize = 64;
-/// How long what is told of a message waits for its answer, which makes it needless.
-const TELL_DELAY: Duration = Duration::from_millis(50);
+/// How long what is told of a message waits for its answer, which makes it needless: that a method
+/// runs that is over within this is news to nobody, and it is an RPC, a row and an event.
+const TELL_DELAY: Duration = Duration::from_millis(500);
 
 /// An answer.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,15 +59,17 @@ fn key(id: &MessageId) -> Vec<u8> {
     [PREFIX, id.as_str().as_bytes()].concat()
 }
 
-/// Puts the answer of an entry that is done beside it; nothing when no request asks for it.
-#[must_use]
-pub(crate) fn put(txn: Txn, id: &MessageId, entry: &Entry, agent: Option<u32>) -> Txn {
-    match answer::answer(entry, agent) {
-        Some(answer) => {
-            txn.put(key(id), Row { version: VERSION, answer: Some(answer) }.encode_to_vec())
-        }
-        None => txn,
-    }
+/// Puts the answer of an entry that is done beside it, and says which bytes that are; nothing when
+/// no request asks for it.
+pub(crate) fn put(
+    txn: Txn,
+    id: &MessageId,
+    entry: &Entry,
+    agent: Option<u32>,
+) -> (Txn, Option<Vec<u8>>) {
+    let Some(answer) = answer::answer(entry, agent) else { return (txn, None) };
+    let bytes = Row { version: VERSION, answer: Some(answer) }.encode_to_vec();
+    (txn.put(key(id), bytes.clone()), Some(bytes))
 }
 
 impl Outbox {
@@ -91,7 +95,7 @@ impl Outbox {
             found += rows.len();
             for (key, _) in &rows {
                 let id = String::from_utf8_lossy(key.get(PREFIX.len()..).unwrap_or_default());
-                self.answered(&MessageId::parse("message_id", &id)?);
+                self.answered(&MessageId::parse("message_id", &id)?, None);
             }
             match rows.last() {
                 Some((last, _)) if rows.len() == LOAD_BATCH => {
@@ -102,9 +106,10 @@ impl Outbox {
         }
     }
 
-    /// The answer of a message is durable: it is to be sent, and nothing else of it any more.
-    pub(crate) fn answered(&self, id: &MessageId) {
-        self.queue().answered(id);
+    /// The answer of a message is durable: it is to be sent, and nothing else of it any more. With
+    /// its bytes it need not be read again.
+    pub(crate) fn answered(&self, id: &MessageId, bytes: Option<Vec<u8>>) {
+        self.queue().answered(id, bytes);
         self.new.notify_one();
     }
 
@@ -113,12 +118,12 @@ impl Outbox {
     /// # Errors
     /// `UNAVAILABLE` when the store is closed.
     async fn put_again(&self, id: &MessageId, entry: &Entry, agent: Option<u32>) -> Result<bool> {
-        let txn = put(Txn::new(), id, entry, agent);
-        if txn.writes.is_empty() {
+        let (txn, bytes) = put(Txn::new(), id, entry, agent);
+        if bytes.is_none() {
             return Ok(false);
         }
         self.store.commit(txn).await.map_err(crate::error::store)?;
-        self.answered(id);
+        self.answered(id, bytes);
         Ok(true)
     }
 
@@ -132,10 +137,21 @@ impl Outbox {
         self.store.get(key(id)).await.map_err(crate::error::store)
     }
 
-    /// Removes the answer that had these bytes; another one that came meanwhile stays.
-    async fn forget(&self, id: &MessageId, bytes: Vec<u8>) -> Result<()> {
-        let txn = Txn::new().equals(key(id), bytes).delete(key(id));
-        self.store.commit(txn).await.map_err(crate::error::store)?;
+    /// Removes the answers that had these bytes; another one that came meanwhile stays.
+    async fn forget(&self, said: Vec<(MessageId, Vec<u8>)>) -> Result<()> {
+        if said.is_empty() {
+            return Ok(());
+        }
+        let remove = |txn: Txn, (id, bytes): &(MessageId, Vec<u8>)| {
+            txn.equals(key(id), bytes.as_slice()).delete(key(id))
+        };
+        let all = said.iter().fold(Txn::new(), remove);
+        if self.store.commit(all).await.map_err(crate::error::store)?.is_applied() {
+            return Ok(());
+        }
+        for one in &said {
+            self.store.commit(remove(Txn::new(), one)).await.map_err(crate::error::store)?;
+        }
         Ok(())
     }
 }
@@ -214,7 +230,9 @@ mod tests {
             let entry = Entry::received(&message, false, 1, 1, false);
             let received = journal.receive(&message.id, entry).await.unwrap().await.unwrap();
             let Received::New(mut entry) = received else { panic!("it is new") };
-            journal.done(&message.id, &mut entry, &Ok(JsonObject::new()), Some(7)).await.unwrap();
+            let outcome = Ok(JsonObject::new());
+            let done = journal.done(&message.id, &mut entry, &outcome, Some(7)).await.unwrap();
+            assert_eq!(done, outbox.read(&message.id).await.unwrap());
         }
         let refused = message("refused", true);
         let error = Error::new(Reason::AgentNotActive, "it is not");
@@ -234,9 +252,15 @@ mod tests {
         assert_eq!(answer.secret, "");
 
         // What is put in anew meanwhile is not taken out with what was there before.
-        outbox.forget(&done, b"other".to_vec()).await.unwrap();
+        let other = refused.id.clone();
+        let bytes_of_other = outbox.read(&other).await.unwrap().unwrap();
+        let both = |bytes: &[u8]| {
+            vec![(done.clone(), bytes.to_vec()), (other.clone(), bytes_of_other.clone())]
+        };
+        outbox.forget(both(b"other")).await.unwrap();
         assert!(outbox.read(&done).await.unwrap().is_some());
-        outbox.forget(&done, bytes).await.unwrap();
+        assert!(outbox.read(&other).await.unwrap().is_none());
+        outbox.forget(vec![(done.clone(), bytes)]).await.unwrap();
         assert!(outbox.read(&done).await.unwrap().is_none());
     }
 }

@@ -25,11 +25,12 @@ use crate::{
 struct Group {
     rows: &'static [Row],
     measure: for<'a> fn(&'a Bench, &'a Wanted) -> LocalBoxFuture<'a, Result<Vec<Measured>>>,
-    /// Whether its rows are part of the short form. The others need minutes, or are beyond half their
-    /// target and would fail it, as `request`, or, as resident memory, are another thing in a quick build,
-    /// for most of an agent's is the pages of its program; what is measured with it goes with it.
-    short: bool,
 }
+
+/// Rows that are no part of the short form. `known` and `storm` need minutes, and resident memory is
+/// another thing in a quick build: most of an agent's is the pages of its program.
+const FULL_ONLY: &[&str] =
+    &["idle.memory", "known.memory", "known.call", "known.page", "storm", "storm.api"];
 
 /// The rows that are measured, in the order of the table.
 #[derive(Debug)]
@@ -48,26 +49,25 @@ impl Wanted {
 
 /// A row's measure, as a [`Group`] has it.
 macro_rules! group {
-    ($module:ident, short: $short:literal) => {
+    ($module:ident) => {
         Group {
             rows: $module::ROWS,
             measure: |bench, wanted| Box::pin($module::measure(bench, wanted)),
-            short: $short,
         }
     };
 }
 
 const GROUPS: &[Group] = &[
-    group!(call, short: true),
-    group!(cast, short: true),
-    group!(request, short: false),
-    group!(ports, short: true),
-    group!(lock, short: true),
-    group!(rest, short: true),
-    group!(idle, short: false),
-    group!(start, short: true),
-    group!(known, short: false),
-    group!(storm, short: false),
+    group!(call),
+    group!(cast),
+    group!(request),
+    group!(ports),
+    group!(lock),
+    group!(rest),
+    group!(idle),
+    group!(start),
+    group!(known),
+    group!(storm),
 ];
 
 /// The rows with these names, or whose names begin with one and a full stop; all, when none is
@@ -76,19 +76,19 @@ const GROUPS: &[Group] = &[
 /// # Errors
 /// A name that no row has.
 pub(crate) fn wanted(names: &[String], short: bool) -> Result<Wanted> {
-    let all = GROUPS.iter().flat_map(|group| group.rows.iter().map(move |row| (row, group.short)));
-    let all: Vec<_> = all.collect();
+    let all: Vec<_> = GROUPS.iter().flat_map(|group| group.rows).collect();
     let is = |row: &Row, name: &str| {
         row.name == name || row.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
     };
-    if let Some(name) = names.iter().find(|name| !all.iter().any(|(row, _)| is(row, name))) {
-        let names: Vec<_> = all.iter().map(|(row, _)| row.name).collect();
+    if let Some(name) = names.iter().find(|name| !all.iter().any(|row| is(row, name))) {
+        let names: Vec<_> = all.iter().map(|row| row.name).collect();
         return Err(format!("no row {name}; there are {}", names.join(", ")).into());
     }
-    let asked = |row: &Row, quick: bool| {
-        if names.is_empty() { quick || !short } else { names.iter().any(|name| is(row, name)) }
+    let asked = |row: &Row| match names {
+        [] => !short || !FULL_ONLY.contains(&row.name),
+        names => names.iter().any(|name| is(row, name)),
     };
-    Ok(Wanted(all.into_iter().filter(|(row, quick)| asked(row, *quick)).map(|(r, _)| *r).collect()))
+    Ok(Wanted(all.into_iter().filter(|row| asked(row)).copied().collect()))
 }
 
 /// Measures them, and says on stderr where it is. After each group `so_far` gets all that there is.
@@ -134,6 +134,13 @@ mod tests {
         assert_eq!(names(&["call.one"]), ["call.one"]);
         assert!(names(&[]).len() > 15);
         assert!(wanted(&["cal".to_owned()], false).is_err());
+    }
+
+    #[test]
+    fn what_the_short_form_leaves_out_are_rows() {
+        let (all, short) = (wanted(&[], false).unwrap(), wanted(&[], true).unwrap());
+        assert_eq!(all.rows().len() - short.rows().len(), FULL_ONLY.len());
+        assert_eq!(wanted(&["storm".to_owned()], true).unwrap().rows().len(), 2);
     }
 
     #[test]

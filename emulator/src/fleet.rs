@@ -20,6 +20,9 @@ use crate::{
 
 /// Agents that start at a time.
 const STARTING: usize = 16;
+/// Memory for what each of them adds to the store. An agent by itself has as much as the store of all
+/// would have without.
+const AGENT_CACHE_BYTES: u64 = 64 * 1024;
 
 /// A look at a running emulation.
 #[derive(Debug, Clone)]
@@ -125,7 +128,8 @@ pub async fn start(
 }
 
 async fn open(config: &Config) -> Result<(SledStore, Ledger), Error> {
-    let options = Options::new(config.folder.join("store")).durability(config.durability);
+    let mut options = Options::new(config.folder.join("store")).durability(config.durability);
+    options.cache_bytes += AGENT_CACHE_BYTES * u64::from(config.agents);
     let (folder, path) = (config.folder.clone(), config.ledger.clone());
     let opened = spawn_blocking(move || {
         std::fs::create_dir_all(&folder)

@@ -1,5 +1,5 @@
 //! Which agents are on record, in memory: a page of some of them needs to know how many there are,
-//! and not what is on record of each.
+//! an answer whether it is of who says so, and neither what else is on record of each.
 //!
 //! Invariant: it has what every transaction that was answered has made of an agent. It is derived:
 //! each start makes it anew from the record.
@@ -17,6 +17,8 @@ use crate::record::AgentRecord;
 struct Entry {
     revision: u64,
     state: State,
+    /// None when it has no secret yet.
+    secret_hash: Option<[u8; 32]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +49,20 @@ impl Roster {
     /// The record of an agent as it is now; what is noted late of an older one changes nothing.
     pub(crate) fn note(&self, record: &AgentRecord) {
         let state = if record.deleted { State::Deleted } else { State::Live };
-        self.inner().put(record.id, Entry { revision: record.revision, state });
+        let secret_hash = record.secret_hash.as_slice().try_into().ok();
+        self.inner().put(record.id, Entry { revision: record.revision, state, secret_hash });
     }
 
     /// The record of an agent has been removed.
     pub(crate) fn removed(&self, id: u32) {
-        self.inner().put(id, Entry { revision: u64::MAX, state: State::Gone });
+        let gone = Entry { revision: u64::MAX, state: State::Gone, secret_hash: None };
+        self.inner().put(id, gone);
+    }
+
+    /// Whether that is the hash of an agent's secret.
+    pub(crate) fn has_secret(&self, id: u32, hash: &[u8]) -> bool {
+        let secret_hash = self.inner().agents.get(&id).and_then(|entry| entry.secret_hash);
+        secret_hash.is_some_and(|known| known == hash)
     }
 
     /// How many there are, and the first `limit` of them whose numbers are above `after`, ascending.
@@ -112,5 +122,22 @@ mod tests {
         assert_eq!(roster.part(true, Some(2), 9), (4, vec![3, 5]));
         roster.note(&record(2, 4, false));
         assert_eq!(roster.part(false, Some(5), 9), (4, vec![]));
+    }
+
+    #[test]
+    fn only_the_newest_secret_is_an_agents() {
+        let with =
+            |revision, secret_hash| AgentRecord { secret_hash, ..record(7, revision, false) };
+        let (old, new) = (vec![1; 32], vec![2; 32]);
+        let roster = Roster::default();
+        assert!(!roster.has_secret(7, &old));
+        roster.note(&with(1, Vec::new()));
+        assert!(!roster.has_secret(7, &[]));
+        roster.note(&with(3, new.clone()));
+        roster.note(&with(2, old.clone()));
+        assert_eq!((roster.has_secret(7, &old), roster.has_secret(7, &new)), (false, true));
+        assert!(!roster.has_secret(8, &new));
+        roster.removed(7);
+        assert!(!roster.has_secret(7, &new));
     }
 }

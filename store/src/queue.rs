@@ -43,12 +43,15 @@ pub(crate) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     open: bool,
+    /// The owner thread sleeps, and nobody has woken it yet: a call of the system for each job that
+    /// comes while it is awake would cost more than the job.
+    asleep: bool,
 }
 
 impl Queue {
     pub(crate) fn new(places: usize) -> Self {
         Self {
-            state: Mutex::new(State { jobs: VecDeque::new(), open: true }),
+            state: Mutex::new(State { jobs: VecDeque::new(), open: true, asleep: false }),
             ready: Condvar::new(),
             places: Arc::new(Semaphore::new(places)),
         }
@@ -68,8 +71,11 @@ impl Queue {
         let mut state = self.lock();
         if state.open {
             state.jobs.push_back(job);
+            let asleep = mem::take(&mut state.asleep);
             drop(state);
-            self.ready.notify_one();
+            if asleep {
+                self.ready.notify_one();
+            }
         } else {
             drop(state);
             job.answer(Err(Error::Closed));
@@ -84,8 +90,10 @@ impl Queue {
             if !state.open {
                 return None;
             }
+            state.asleep = true;
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.asleep = false;
         let mut sum = 0;
         let mut group = Vec::with_capacity(state.jobs.len());
         while sum < bytes

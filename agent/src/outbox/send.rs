@@ -7,7 +7,9 @@
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use goperation::{Error, MessageId, Reason, from_timestamp, now_millis, v1::RespondRequest};
+use goperation::{
+    Error, MessageId, Reason, Result, from_timestamp, now_millis, v1::RespondRequest,
+};
 use rand::RngExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +31,15 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// How long after its message's end an answer is kept that the manager refuses: as the journal.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// How a try ended.
+/// What was tried.
+enum Tried {
+    /// To send what is told of a message, or its answer.
+    Send { id: MessageId, is_answer: bool, sent: Sent },
+    /// To remove what the manager has.
+    Forget(Result<()>),
+}
+
+/// How the sending of something ended.
 enum Sent {
     /// The manager has said something of it.
     Said,
@@ -94,8 +104,8 @@ pub(crate) async fn send(agent: Arc<Agent>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            Some((work, sent)) = sending.next(), if !sending.is_empty() => {
-                if note(agent, &mut pause, work, sent).is_break() {
+            Some(tried) = sending.next(), if !sending.is_empty() => {
+                if note(agent, &mut pause, tried).is_break() {
                     return;
                 }
             }
@@ -112,36 +122,42 @@ pub(crate) async fn send(agent: Arc<Agent>, stop: CancellationToken) {
             {
                 sending.push(try_one(agent, work));
             }
-            let Some((work, sent)) = sending.next().await else { break };
-            if note(agent, &mut pause, work, sent).is_break() {
-                break;
+            let Some(tried) = sending.next().await else { break };
+            if note(agent, &mut pause, tried).is_break() {
+                return;
             }
         }
+        let said = agent.outbox.queue().take_said();
+        let _ended = note(agent, &mut pause, Tried::Forget(agent.outbox.forget(said).await));
     };
     if timeout(FLUSH, flush).await.is_err() {
         debug!("the outbox is not empty");
     }
 }
 
-/// Tries to send something. Answers the message, and whether it is its answer.
-async fn try_one(agent: &Agent, work: Work) -> ((MessageId, bool), Sent) {
+async fn try_one(agent: &Agent, work: Work) -> Tried {
     match work {
         Work::Tell(id, told) => {
             let sent = match agent.manager.respond(*told).await {
                 Ok(_) => Sent::Said,
                 Err(error) => judged(error),
             };
-            ((id, false), sent)
+            Tried::Send { id, is_answer: false, sent }
         }
-        Work::Answer(id) => {
-            let sent = send_answer(agent, &id).await;
-            ((id, true), sent)
+        Work::Answer(id, bytes) => {
+            let sent = send_answer(agent, &id, bytes).await;
+            Tried::Send { id, is_answer: true, sent }
         }
+        Work::Forget(said) => Tried::Forget(agent.outbox.forget(said).await),
     }
 }
 
-async fn send_answer(agent: &Agent, id: &MessageId) -> Sent {
-    let bytes = match agent.outbox.read(id).await {
+async fn send_answer(agent: &Agent, id: &MessageId, kept: Option<Vec<u8>>) -> Sent {
+    let read = match kept {
+        Some(bytes) => Ok(Some(bytes)),
+        None => agent.outbox.read(id).await,
+    };
+    let bytes = match read {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Sent::Said,
         Err(error) => return Sent::StoreFailed(error),
@@ -163,10 +179,8 @@ async fn send_answer(agent: &Agent, id: &MessageId) -> Sent {
         }
         Err(error) => dropped(id, &error),
     }
-    match agent.outbox.forget(id, bytes).await {
-        Ok(()) => Sent::Said,
-        Err(error) => Sent::StoreFailed(error),
-    }
+    agent.outbox.queue().said(id.clone(), bytes, Instant::now());
+    Sent::Said
 }
 
 fn dropped(id: &MessageId, error: &Error) {
@@ -194,13 +208,13 @@ fn judged(error: Error) -> Sent {
 }
 
 /// Breaks when the store has failed: all that waits would fail alike.
-fn note(
-    agent: &Agent,
-    pause: &mut Pause,
-    (id, is_answer): (MessageId, bool),
-    sent: Sent,
-) -> ControlFlow<()> {
+fn note(agent: &Agent, pause: &mut Pause, tried: Tried) -> ControlFlow<()> {
     let now = Instant::now();
+    let (id, is_answer, sent) = match tried {
+        Tried::Send { id, is_answer, sent } => (id, is_answer, sent),
+        Tried::Forget(Ok(())) => return ControlFlow::Continue(()),
+        Tried::Forget(Err(error)) => return store_failed(agent, &error),
+    };
     let ended = match sent {
         Sent::Said => {
             pause.over();
@@ -225,14 +239,16 @@ fn note(
             pause.over();
             Ended::Done
         }
-        Sent::StoreFailed(error) => {
-            error!(%error, "the outbox cannot be read or written");
-            agent.core.failed().cancel();
-            return ControlFlow::Break(());
-        }
+        Sent::StoreFailed(error) => return store_failed(agent, &error),
     };
     agent.outbox.queue().ended(id, ended, now);
     ControlFlow::Continue(())
+}
+
+fn store_failed(agent: &Agent, error: &Error) -> ControlFlow<()> {
+    error!(%error, "the outbox cannot be read or written");
+    agent.core.failed().cancel();
+    ControlFlow::Break(())
 }
 
 #[cfg(test)]

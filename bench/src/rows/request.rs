@@ -44,7 +44,7 @@ const REQUEST: Row = Row {
 pub(super) const ROWS: &[Row] = &[REQUEST];
 
 /// Agents, in full and in the short form.
-const AGENTS: (usize, usize) = (1000, 200);
+const AGENTS: (usize, usize) = (1000, 500);
 /// Characters of the argument that all agents get.
 const TEXT: usize = 256;
 /// Queue in which the bare answers are gathered.

@@ -34,7 +34,7 @@ mod sync;
 mod upgrade;
 
 pub(crate) use once::{Key, Seal, content, given_key};
-pub(crate) use register::authorise;
+pub(crate) use register::{authorise, hash};
 pub(crate) use upgrade::Upgrades;
 
 use std::{future::Future, sync::Arc, time::Duration};

@@ -21,7 +21,7 @@ use crate::{
 const ADDRESS: usize = 256;
 
 /// What is kept of a secret.
-pub(super) fn hash(secret: &str) -> Vec<u8> {
+pub(crate) fn hash(secret: &str) -> Vec<u8> {
     Sha256::digest(secret.as_bytes()).to_vec()
 }
 

@@ -46,8 +46,13 @@ const ROUND: usize = 256;
 const ROUND_BYTES: usize = 4 << 20;
 /// Agents whose sending is begun at once, unless one broadcast may do for all.
 const SLICE: usize = 512;
-/// So few are looked up one by one.
+/// So few are looked up one by one, and are not waited for to be taken together.
 const FEW: usize = 64;
+/// How long a round waits for more of what agents say, while many have not answered: a round is a
+/// transaction, and a turn of everybody who watches.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often it looks for more meanwhile.
+const GATHER_STEP: Duration = Duration::from_millis(1);
 /// How long an ended request stays in memory after the last ask.
 const QUIET: Duration = Duration::from_secs(60);
 /// How long, after it was taken up again, nobody is given up: what agents have kept for the manager
@@ -353,6 +358,7 @@ impl<'a> Run<'a> {
         tokio::select! {
             count = self.asks.recv_many(questions, ROUND) => {
                 self.asked = Instant::now();
+                self.gather(questions).await;
                 return count > 0;
             }
             told = done(&mut self.sending) => self.told(told, now_millis()),
@@ -365,6 +371,25 @@ impl<'a> Run<'a> {
             self.asks.close();
         }
         true
+    }
+
+    /// Takes more of what agents say, if they say only how far they are and many say it. Whoever else
+    /// asks waits for nobody.
+    async fn gather(&mut self, questions: &mut Vec<Question>) {
+        let is_said = |question: &Question| matches!(question.ask, Ask::Respond(_));
+        if self.rows.running() <= FEW || !questions.iter().all(is_said) {
+            return;
+        }
+        let most = ROUND.min(self.rows.running());
+        let until = Instant::now() + GATHER;
+        while questions.len() < most && Instant::now() < until {
+            tokio::time::sleep(GATHER_STEP).await;
+            while questions.len() < ROUND
+                && let Ok(question) = self.asks.try_recv()
+            {
+                questions.push(question);
+            }
+        }
     }
 
     /// How long nothing is to be done if nothing happens.
