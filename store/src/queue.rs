@@ -43,8 +43,8 @@ pub(crate) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     open: bool,
-    /// The owner thread sleeps, and nobody has woken it yet: a call of the system for each job that
-    /// comes while it is awake would cost more than the job.
+    /// The owner thread sleeps, and nobody has woken it yet. To notify a condition variable is a call
+    /// of the system, whether anybody waits or not.
     asleep: bool,
 }
 

@@ -373,8 +373,8 @@ impl<'a> Run<'a> {
         true
     }
 
-    /// Takes more of what agents say, if they say only how far they are and many say it. Whoever else
-    /// asks waits for nobody.
+    /// Takes more of what agents say, while nothing else is asked and many are out. Whoever asks for
+    /// something else meanwhile waits until then, too.
     async fn gather(&mut self, questions: &mut Vec<Question>) {
         let is_said = |question: &Question| matches!(question.ask, Ask::Respond(_));
         if self.rows.running() <= FEW || !questions.iter().all(is_said) {
