@@ -27,11 +27,10 @@ struct Group {
     measure: for<'a> fn(&'a Bench, &'a Wanted) -> LocalBoxFuture<'a, Result<Vec<Measured>>>,
 }
 
-/// Rows that are no part of the short form. `known` and `storm` need minutes; resident memory is
-/// another thing in a quick build, for most of an agent's is the pages of its program; and in a quick
-/// build `request` is so near to half its target that noise would decide.
+/// Rows that are no part of the short form. `known` and `storm` need minutes, and resident memory is
+/// another thing in a quick build, for most of an agent's is the pages of its program.
 const FULL_ONLY: &[&str] =
-    &["request", "idle.memory", "known.memory", "known.call", "known.page", "storm", "storm.api"];
+    &["idle.memory", "known.memory", "known.call", "known.page", "storm", "storm.api"];
 
 /// The rows that are measured, in the order of the table.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ use crate::record::AgentRecord;
 struct Entry {
     revision: u64,
     state: State,
+    /// It has not registered yet, so it has no queues.
+    reserved: bool,
     /// None when it has no secret yet.
     secret_hash: Option<[u8; 32]>,
 }
@@ -50,13 +52,26 @@ impl Roster {
     pub(crate) fn note(&self, record: &AgentRecord) {
         let state = if record.deleted { State::Deleted } else { State::Live };
         let secret_hash = record.secret_hash.as_slice().try_into().ok();
-        self.inner().put(record.id, Entry { revision: record.revision, state, secret_hash });
+        let (revision, reserved) = (record.revision, record.reserved);
+        self.inner().put(record.id, Entry { revision, state, reserved, secret_hash });
     }
 
     /// The record of an agent has been removed.
     pub(crate) fn removed(&self, id: u32) {
-        let gone = Entry { revision: u64::MAX, state: State::Gone, secret_hash: None };
+        let state = State::Gone;
+        let gone = Entry { revision: u64::MAX, state, reserved: false, secret_hash: None };
         self.inner().put(id, gone);
+    }
+
+    /// How many there are that are not DELETED.
+    pub(crate) fn live(&self) -> usize {
+        self.inner().live
+    }
+
+    /// Of one that is not DELETED, whether it is reserved still.
+    pub(crate) fn is_reserved(&self, id: u32) -> Option<bool> {
+        let entry = self.inner().agents.get(&id).copied();
+        entry.filter(|entry| entry.state == State::Live).map(|entry| entry.reserved)
     }
 
     /// Whether that is the hash of an agent's secret.
@@ -122,6 +137,22 @@ mod tests {
         assert_eq!(roster.part(true, Some(2), 9), (4, vec![3, 5]));
         roster.note(&record(2, 4, false));
         assert_eq!(roster.part(false, Some(5), 9), (4, vec![]));
+    }
+
+    #[test]
+    fn it_knows_who_has_not_registered_yet() {
+        let roster = Roster::default();
+        roster.note(&record(1, 1, false));
+        roster.note(&AgentRecord { reserved: true, ..record(2, 1, false) });
+        roster.note(&record(3, 1, true));
+        assert_eq!(
+            (roster.live(), roster.is_reserved(1), roster.is_reserved(2)),
+            (2, Some(false), Some(true))
+        );
+        roster.note(&record(2, 2, false));
+        assert_eq!(roster.is_reserved(2), Some(false));
+        roster.removed(1);
+        assert_eq!((roster.live(), roster.is_reserved(1), roster.is_reserved(3)), (1, None, None));
     }
 
     #[test]

@@ -43,8 +43,9 @@ const REQUEST: Row = Row {
 
 pub(super) const ROWS: &[Row] = &[REQUEST];
 
-/// Agents, in full and in the short form.
-const AGENTS: (usize, usize) = (1000, 500);
+const AGENTS: usize = 1000;
+/// A round takes half a second and its ratio varies by half, so there are more than of other rows.
+const ROUNDS: usize = 9;
 /// Characters of the argument that all agents get.
 const TEXT: usize = 256;
 /// Queue in which the bare answers are gathered.
@@ -53,11 +54,10 @@ const GATHER: &str = "gather";
 const BATCH: u16 = 100;
 
 pub(super) async fn measure(bench: &Bench, _wanted: &Wanted) -> Result<Vec<Measured>> {
-    let agents = bench.sized(AGENTS.0, AGENTS.1);
     let site = Site::start(bench).await?;
-    let _fleet = site.emulate(bench, agents, &[]).await?;
+    let _fleet = site.emulate(bench, AGENTS, &[]).await?;
     let vhost = bench.vhost().await;
-    let count = agents.to_string();
+    let count = AGENTS.to_string();
     let crowd = ["crowd", "--uri", &vhost.uri, "--agents", &count, "--gather", GATHER];
     let _crowd = bench.role(crowd).await?;
     let mut bare = Bare::connect(&vhost.uri).await?;
@@ -66,25 +66,25 @@ pub(super) async fn measure(bench: &Bench, _wanted: &Wanted) -> Result<Vec<Measu
     let body = serde_json::to_vec(&args)?;
 
     // Once each that does not count: the first finds caches and pools empty.
-    ours(&site, agents, &args).await?;
-    bare.ask(agents, &body).await?;
+    ours(&site, &args).await?;
+    bare.ask(&body).await?;
     let mut rounds = Vec::new();
-    for number in 0..bench.rounds() {
+    for number in 0..ROUNDS {
         let (ours, limit) = if number % 2 == 0 {
-            let ours = ours(&site, agents, &args).await?;
-            (ours, bare.ask(agents, &body).await?)
+            let ours = ours(&site, &args).await?;
+            (ours, bare.ask(&body).await?)
         } else {
-            let limit = bare.ask(agents, &body).await?;
-            (ours(&site, agents, &args).await?, limit)
+            let limit = bare.ask(&body).await?;
+            (ours(&site, &args).await?, limit)
         };
         rounds.push(Round::of_times(ours, vec![Part::one("broadcast and gather", limit)]));
     }
-    let row = Measured::new(REQUEST, rounds).noting(format!("{agents} agents, method stub.work"));
+    let row = Measured::new(REQUEST, rounds).noting(format!("{AGENTS} agents, method stub.work"));
     Ok(vec![row])
 }
 
 /// Asks all agents for their journaled method; the milliseconds until the summary was streamed.
-async fn ours(site: &Site, agents: usize, args: &JsonObject) -> Result<f64> {
+async fn ours(site: &Site, args: &JsonObject) -> Result<f64> {
     let mut requests = RequestServiceClient::new(site.channel.clone());
     let on = RequestSelection { endpoint: "stub".to_owned(), ..RequestSelection::default() };
     let request = CreateRequestRequest {
@@ -103,8 +103,8 @@ async fn ours(site: &Site, agents: usize, args: &JsonObject) -> Result<f64> {
         if let Some(Event::Summary(request)) = event?.event {
             let took = millis(began.elapsed());
             let counts = request.counts.unwrap_or_default();
-            if usize::try_from(counts.succeeded)? != agents {
-                return Err(format!("not all of {agents} agents have succeeded: {counts:?}").into());
+            if usize::try_from(counts.succeeded)? != AGENTS {
+                return Err(format!("not all of {AGENTS} agents have succeeded: {counts:?}").into());
             }
             return Ok(took);
         }
@@ -134,7 +134,7 @@ impl Bare {
     }
 
     /// Broadcasts once and takes an answer of each; the milliseconds.
-    async fn ask(&mut self, agents: usize, body: &[u8]) -> Result<f64> {
+    async fn ask(&mut self, body: &[u8]) -> Result<f64> {
         let began = Instant::now();
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let lasts = BasicProperties::default().with_delivery_mode(2);
@@ -143,9 +143,9 @@ impl Bare {
         if !matches!(sent, Confirmation::Ack(None)) {
             return Err(format!("the broadcast was not taken: {sent:?}").into());
         }
-        for number in 1..=agents {
+        for number in 1..=AGENTS {
             let answer = self.answers.next().await.ok_or("the consumer has ended")??;
-            if number % usize::from(BATCH) == 0 || number == agents {
+            if number % usize::from(BATCH) == 0 || number == AGENTS {
                 answer.acker.ack(BasicAckOptions { multiple: true }).await?;
             }
         }

@@ -182,10 +182,11 @@ impl Session {
     }
 
     /// Waits until the connection has gone or is told to go.
-    async fn watch(&self) {
+    async fn watch(&self, heartbeat: Duration) {
         let mut events = pin!(self.connection.events_listener());
-        // Not every way of dying is an event.
-        let mut tick = interval(Duration::from_millis(500));
+        // A close without an error is no event of lapin's. Brokers do not close so, and whoever asks
+        // for the session sees it at once: this is not a reason to wake an idle agent often.
+        let mut tick = interval(heartbeat);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.connection.status().connected() {
             tokio::select! {
@@ -280,7 +281,7 @@ async fn supervise(
                 let since = Instant::now();
                 tokio::select! {
                     () = cancel.cancelled() => {}
-                    () = session.watch() => {}
+                    () = session.watch(context.config.heartbeat) => {}
                 }
                 state.send_replace(State::Down("the connection was lost".to_owned()));
                 if cancel.is_cancelled() {

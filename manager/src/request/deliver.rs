@@ -21,12 +21,11 @@ use crate::{
     bridge_link::{To, everyone},
     db::Db,
     keys,
-    record::AgentRecord,
 };
 
 /// So few agents are never broadcast to.
 const FEW: usize = 8;
-/// Single CASTs at a time, and records read at a time.
+/// Single CASTs at a time.
 const AT_A_TIME: usize = 64;
 /// A broadcast names its agents in the copy of each agent, which reads it: a longer list costs more
 /// than it saves.
@@ -82,16 +81,15 @@ enum Way {
 }
 
 impl App {
-    /// Sends it to these agents; `fleet` is how many a broadcast would reach. Answers for each of
-    /// them, in order of their numbers. Takes bounded time, and may be dropped at any time: what
-    /// became of the agents is unknown then.
-    pub(super) async fn deliver(
-        &self,
-        letter: &Letter,
-        to: &[Addressee],
-        fleet: usize,
-    ) -> Vec<(u32, Sent)> {
-        let ways = ways(&self.db, letter, to, fleet).await;
+    /// Sends it to these agents. Answers for each of them, in order of their numbers. Takes bounded
+    /// time, and may be dropped at any time: what became of the agents is unknown then.
+    pub(super) async fn deliver(&self, letter: &Letter, to: &[Addressee]) -> Vec<(u32, Sent)> {
+        let (ways, fleet) = match ways(&self.db, letter, to).await {
+            Ok(known) => known,
+            Err(error) => {
+                return to.iter().map(|to| (to.agent, Sent::No(error.clone()))).collect();
+            }
+        };
         let post = Post {
             letter,
             to,
@@ -104,54 +102,71 @@ impl App {
     }
 }
 
-/// How each can be reached. One that was deleted is not sent to: its host may have been given to
-/// another agent, which was not asked.
-async fn ways(db: &Db, letter: &Letter, to: &[Addressee], fleet: usize) -> Vec<Way> {
-    let mut unbound: Option<HashSet<u32>> = None;
-    if is_cheaper(to.len(), fleet) {
-        match db.keys(keys::QUEUE_JOBS.to_vec()).await {
-            Ok(jobs) => {
-                unbound = Some(jobs.iter().filter_map(|key| keys::last_number(key)).collect());
-            }
-            Err(error) => return to.iter().map(|_| Way::None(error.clone())).collect(),
-        }
-    }
-    let mut ways = Vec::with_capacity(to.len());
-    for part in to.chunks(AT_A_TIME) {
-        let keys = part.iter().map(|to| keys::agent(to.agent)).collect();
-        match db.get_all::<AgentRecord>(keys).await {
-            Ok(records) => {
-                let each = part.iter().zip(records);
-                ways.extend(each.map(|(to, record)| way(letter, to, record, unbound.as_ref())));
-            }
-            Err(error) => ways.extend(part.iter().map(|_| Way::None(error.clone()))),
-        }
-    }
-    ways
+/// Whom a broadcast reaches.
+pub(super) enum Audience {
+    /// All agents; so many are there.
+    All(usize),
+    /// Those that have the endpoint.
+    Of(HashSet<u32>),
 }
 
-/// How one with that record can be reached. `unbound` are agents whose queues may not be bound yet as
-/// their records say; without it nobody is broadcast to.
-fn way(
-    letter: &Letter,
-    to: &Addressee,
-    record: Option<AgentRecord>,
-    unbound: Option<&HashSet<u32>>,
-) -> Way {
-    let Some(record) = record.filter(|record| !record.deleted) else {
-        let why = format!("agent {} was deleted, and its queues with it", to.agent);
-        return Way::None(Error::new(Reason::QueueNotFound, why).with("agent", to.agent));
+impl Audience {
+    /// That of a namespace now.
+    pub(super) async fn read(db: &Db, namespace: &str) -> Result<Self> {
+        if namespace.is_empty() || namespace == MANAGER_NAMESPACE {
+            return Ok(Self::All(db.roster.live()));
+        }
+        Ok(Self::Of(numbers(db, keys::agents_of(namespace)).await?))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::All(count) => *count,
+            Self::Of(agents) => agents.len(),
+        }
+    }
+
+    fn has(&self, agent: u32) -> bool {
+        match self {
+            Self::All(_) => true,
+            Self::Of(agents) => agents.contains(&agent),
+        }
+    }
+}
+
+async fn numbers(db: &Db, prefix: Vec<u8>) -> Result<HashSet<u32>> {
+    Ok(db.keys(prefix).await?.iter().filter_map(|key| keys::last_number(key)).collect())
+}
+
+/// How each can be reached, and how many a broadcast would reach. One that was deleted is not sent
+/// to: its host may have been given to another agent, which was not asked.
+async fn ways(db: &Db, letter: &Letter, to: &[Addressee]) -> Result<(Vec<Way>, usize)> {
+    let mut fleet = usize::MAX;
+    let mut reached: HashSet<u32> = HashSet::new();
+    if to.len() > FEW {
+        let audience = Audience::read(db, &letter.namespace).await?;
+        fleet = audience.len();
+        if is_cheaper(to.len(), fleet) {
+            // Their queues may not be bound yet as their records say.
+            let unbound = numbers(db, keys::QUEUE_JOBS.to_vec()).await?;
+            let agents = to.iter().map(|to| to.agent);
+            reached.extend(agents.filter(|id| audience.has(*id) && !unbound.contains(id)));
+        }
+    }
+    let way = |to: &Addressee| match db.roster.is_reserved(to.agent) {
+        None => {
+            let why = format!("agent {} was deleted, and its queues with it", to.agent);
+            Way::None(Error::new(Reason::QueueNotFound, why).with("agent", to.agent))
+        }
+        Some(false) if to.args.is_none() && reached.contains(&to.agent) => Way::Any,
+        Some(_) => Way::Single,
     };
-    let own = letter.namespace.is_empty() || letter.namespace == MANAGER_NAMESPACE;
-    let bound = own || record.endpoints.iter().any(|endpoint| endpoint.name == letter.namespace);
-    let reached =
-        bound && !record.reserved && unbound.is_some_and(|unbound| !unbound.contains(&to.agent));
-    if reached && to.args.is_none() { Way::Any } else { Way::Single }
+    Ok((to.iter().map(way).collect(), fleet))
 }
 
 /// Whether one broadcast costs less than so many single CASTs: the broker routes it to all of the
 /// fleet, and those that it does not name look at it in vain.
-fn is_cheaper(agents: usize, fleet: usize) -> bool {
+pub(super) fn is_cheaper(agents: usize, fleet: usize) -> bool {
     agents > FEW && agents.saturating_mul(2) >= fleet
 }
 

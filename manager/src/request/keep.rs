@@ -10,7 +10,12 @@ use futures::FutureExt as _;
 use goperation::{Error, Reason, Result};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{Question, cap::Share, registry::stopping, rows::Rows, run::Run};
+use super::{
+    Question,
+    cap::Share,
+    registry::stopping,
+    run::{Begin, Run},
+};
 use crate::app::App;
 
 /// First and longest pause before a run that broke off is taken up again.
@@ -20,8 +25,8 @@ const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub(super) struct Keep {
     app: Arc<App>,
     id: String,
-    /// Not when they are to be loaded.
-    rows: Option<Rows>,
+    /// None when it is to be loaded.
+    begin: Option<Begin>,
     /// What it has of its method, kept while nothing runs: its agents do.
     share: Option<Share>,
     asks: mpsc::Receiver<Question>,
@@ -32,13 +37,10 @@ impl Keep {
     pub(super) fn new(
         app: Arc<App>,
         id: String,
-        rows: Option<Rows>,
+        begin: Option<Begin>,
         asks: mpsc::Receiver<Question>,
     ) -> Self {
-        let share = rows
-            .as_ref()
-            .map(|rows| app.requests.caps().share(&rows.record().method, rows.running()));
-        Self { app, id, rows, share, asks, tries: 0 }
+        Self { app, id, begin, share: None, asks, tries: 0 }
     }
 
     /// Keeps it running until it has ended and nobody asks any more, or the manager stops.
@@ -77,13 +79,17 @@ impl Keep {
 
     /// Runs it until it has ended or broken off.
     async fn try_once(&mut self) -> Result<()> {
-        let rows = match self.rows.take() {
-            Some(rows) => rows,
-            None => self.app.load_request(&self.id).await?,
+        let begin = match self.begin.take() {
+            Some(begin) => begin,
+            None => {
+                let rows = self.app.load_request(&self.id).await?;
+                let caps = self.app.requests.caps();
+                let share =
+                    self.share.take().unwrap_or_else(|| caps.share(&rows.record().method, 0));
+                Begin { rows, share, is_new: false }
+            }
         };
-        let caps = self.app.requests.caps();
-        let share = self.share.take().unwrap_or_else(|| caps.share(&rows.record().method, 0));
-        let mut run = Run::new(self.app.clone(), rows, share, &mut self.asks);
+        let mut run = Run::new(self.app.clone(), begin, &mut self.asks);
         // A defect is a reason to begin anew, too: nothing of its memory is used again.
         let ended = AssertUnwindSafe(run.run()).catch_unwind().await;
         self.share = Some(run.into_share());

@@ -21,7 +21,7 @@ use super::{
     feed::{Feed, Feeds},
     keep::Keep,
     rows::Rows,
-    run,
+    run::{self, Begin},
 };
 use crate::{
     app::App,
@@ -160,8 +160,13 @@ impl App {
         if let Some(there) = self.db.get(keys::request(&id)).await? {
             return Ok(there);
         }
+        let now = now_millis();
         let mut rows = Rows::new(record, rows);
-        rows.begin(now_millis());
+        let mut share = self.requests.caps().share(&rows.record().method, 0);
+        rows.begin(now);
+        rows.settle(false, now);
+        // Whom it begins with is on record with it: the run need not write all their rows again.
+        run::next(&self, &mut rows, &mut share, now).await?;
         let changes = rows.take();
         let record = rows.record().clone();
         self.requests.admit(&id)?;
@@ -178,7 +183,7 @@ impl App {
             self.requests.has_ended(&id);
             return Err(error);
         }
-        self.spawn_run(rows);
+        self.spawn_run(Begin { rows, share, is_new: true });
         Ok(record)
     }
 
@@ -223,7 +228,7 @@ impl App {
             return Err(stopping());
         }
         let rows = self.load_request(id).await?;
-        Ok(self.spawn_run(rows))
+        Ok(self.spawn_run(Begin::again(rows, self.requests.caps())))
     }
 
     pub(super) async fn load_request(&self, id: &str) -> Result<Rows> {
@@ -249,24 +254,24 @@ impl App {
     }
 
     /// Only for whoever has the turn of the request, or before anybody can ask.
-    fn spawn_run(self: &Arc<Self>, rows: Rows) -> mpsc::Sender<Question> {
-        let id = rows.record().id.clone();
-        let (run, asks) = self.make_run(id, Some(rows));
+    fn spawn_run(self: &Arc<Self>, begin: Begin) -> mpsc::Sender<Question> {
+        let id = begin.rows.record().id.clone();
+        let (run, asks) = self.make_run(id, Some(begin));
         self.requests.tasks.spawn(run);
         asks
     }
 
-    /// Without rows they are loaded.
+    /// It is loaded when it is not given.
     fn make_run(
         self: &Arc<Self>,
         id: String,
-        rows: Option<Rows>,
+        begin: Option<Begin>,
     ) -> (impl Future<Output = ()> + Send + use<>, mpsc::Sender<Question>) {
         let (asks, inbox) = mpsc::channel(WAITING);
         let gone = CancellationToken::new();
         self.requests.runs().insert(id.clone(), Entry { asks: asks.clone(), gone: gone.clone() });
         let span = tracing::info_span!("request", request = %id);
-        let keep = Keep::new(self.clone(), id.clone(), rows, inbox);
+        let keep = Keep::new(self.clone(), id.clone(), begin, inbox);
         let seat = Seat { app: self.clone(), id, gone };
         let run = async move {
             // Dropped last: when the place is free, nothing of the run goes on.
@@ -282,8 +287,8 @@ impl App {
         for key in self.db.keys(keys::REQUESTS_OPEN.to_vec()).await? {
             let Some(id) = key.strip_prefix(keys::REQUESTS_OPEN) else { continue };
             let id = String::from_utf8_lossy(id).into_owned();
-            let rows = match self.load_request(&id).await {
-                Ok(rows) => Some(rows),
+            let begin = match self.load_request(&id).await {
+                Ok(rows) => Some(Begin::again(rows, self.requests.caps())),
                 Err(error) => {
                     tracing::error!(request = %id, %error, "failed to take up a request");
                     None
@@ -291,7 +296,7 @@ impl App {
             };
             self.requests.open().insert(id.clone());
             // One that cannot be read now is tried again.
-            runs.push(self.make_run(id, rows).0);
+            runs.push(self.make_run(id, begin).0);
         }
         // All are counted by now, so none begins what another one already fills.
         for run in runs {

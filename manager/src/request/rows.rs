@@ -107,6 +107,11 @@ impl Rows {
         self.tally.running()
     }
 
+    /// Whether nothing is sent before a hook has been called.
+    pub(super) fn waits_for_pre_run(&self) -> bool {
+        self.record.pre_run.is_some() && !self.record.pre_run_done
+    }
+
     /// Whether the first batch was sent.
     pub(super) fn first_batch_was_sent(&self) -> bool {
         self.tally.has_begun() && self.first.is_none_or(|batch| self.tally.was_sent(batch))

@@ -25,8 +25,8 @@ use tokio::{
 
 use super::{
     Ask, Closing, Question, Told,
-    cap::Share,
-    deliver::Sent,
+    cap::{Caps, Share},
+    deliver::{Audience, Sent, is_cheaper},
     feed::Feed,
     hook::When,
     rows::{Changes, Rows},
@@ -71,9 +71,27 @@ enum Reply {
     Refused(Error),
 }
 
+/// What a run begins from.
+pub(super) struct Begin {
+    pub(super) rows: Rows,
+    /// What it has of its method.
+    pub(super) share: Share,
+    /// It has just been put on record, and nothing that is to be sent has been sent.
+    pub(super) is_new: bool,
+}
+
+impl Begin {
+    /// From the record, once more.
+    pub(super) fn again(rows: Rows, caps: &Caps) -> Self {
+        let share = caps.share(&rows.record().method, rows.running());
+        Self { rows, share, is_new: false }
+    }
+}
+
 /// A request that is run.
 pub(super) struct Run<'a> {
     app: Arc<App>,
+    is_new: bool,
     rows: Rows,
     asks: &'a mut mpsc::Receiver<Question>,
     feed: Feed,
@@ -94,22 +112,17 @@ pub(super) struct Run<'a> {
     /// Whom that is for.
     posted: BTreeSet<u32>,
     hook: Option<BoxFuture<'static, (When, Result<(), String>)>>,
-    /// How many agents a broadcast would reach, when that is known.
-    fleet: Option<usize>,
     /// When it was last asked.
     asked: Instant,
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(
-        app: Arc<App>,
-        rows: Rows,
-        mut share: Share,
-        asks: &'a mut mpsc::Receiver<Question>,
-    ) -> Self {
+    pub(super) fn new(app: Arc<App>, begin: Begin, asks: &'a mut mpsc::Receiver<Question>) -> Self {
+        let Begin { rows, mut share, is_new } = begin;
         let feed = app.requests.feed(&rows.record().id);
         share.set(rows.running());
         Self {
+            is_new,
             feed,
             share,
             short: false,
@@ -122,7 +135,6 @@ impl<'a> Run<'a> {
             sending: None,
             posted: BTreeSet::new(),
             hook: None,
-            fleet: None,
             asked: Instant::now(),
             app,
             rows,
@@ -148,21 +160,24 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What was being sent when a manager ended goes again, under the same id. Whether the agents
-    /// have it is not known.
+    /// What is on record to be sent goes; what was being sent when a manager ended goes again, under
+    /// the same id. Whether the agents have that is not known.
     fn take_up(&mut self) {
+        self.to_send = self.rows.being_sent().map(|row| row.agent).collect();
+        self.feed.publish(self.rows.record().last_event);
+        if self.is_new {
+            return;
+        }
         let unsure = Error::new(
             Reason::OutcomeUnknown,
             "it was being sent when the manager broke off, and whether it was is not known",
         );
-        self.to_send = self.rows.being_sent().map(|row| row.agent).collect();
         for &agent in &self.to_send {
             self.rows.not_sent(agent, &unsure);
         }
         if self.rows.running() > 0 {
             self.not_before = now_millis().saturating_add(GRACE);
         }
-        self.feed.publish(self.rows.record().last_event);
     }
 
     async fn round(&mut self, questions: &mut Vec<Question>) -> Result<()> {
@@ -272,28 +287,13 @@ impl<'a> Run<'a> {
         // agent whose own queue takes nothing holds nobody up.
         let waits = self.away && !self.again.is_empty();
         let busy = self.sending.is_some() || !self.to_send.is_empty() || waits;
-        if busy || self.waits_for_pre_run() {
+        if busy {
             return Ok(());
         }
-        let wanted = self.rows.wanted(now);
-        if wanted == 0 {
-            return Ok(());
-        }
-        let fleet = self.fleet().await?;
-        // A broadcast to half of them is cheaper than single messages; with entities there is none.
-        let on = self.rows.record().on.as_ref();
-        let one_message = on.is_none_or(|on| on.entities.is_empty());
-        let broadcast = one_message && wanted.saturating_mul(2) >= fleet;
-        let slice = if broadcast { wanted } else { wanted.min(SLICE) };
-        let room = self.share.take(slice);
-        self.short = room < slice;
-        self.to_send.extend(self.rows.send(room, now));
+        let (agents, short) = next(&self.app, &mut self.rows, &mut self.share, now).await?;
+        self.short = short;
+        self.to_send.extend(agents);
         Ok(())
-    }
-
-    fn waits_for_pre_run(&self) -> bool {
-        let record = self.rows.record();
-        record.pre_run.is_some() && !record.pre_run_done
     }
 
     /// The hook whose time has come.
@@ -302,7 +302,7 @@ impl<'a> Run<'a> {
         if record.has_ended() {
             return None;
         }
-        if self.waits_for_pre_run() && !record.cancelled {
+        if self.rows.waits_for_pre_run() && !record.cancelled {
             return Some(When::Pre);
         }
         let after = record.after_run.is_some() && !record.after_run_done;
@@ -404,6 +404,30 @@ impl<'a> Run<'a> {
             None => LOOK,
         }
     }
+}
+
+/// Marks those that are sent to next, and says whether there was no room for some of them.
+pub(super) async fn next(
+    app: &App,
+    rows: &mut Rows,
+    share: &mut Share,
+    now: u64,
+) -> Result<(Vec<u32>, bool)> {
+    if rows.waits_for_pre_run() {
+        return Ok((Vec::new(), false));
+    }
+    let mut slice = rows.wanted(now);
+    if slice > SLICE {
+        // A broadcast to half of them is cheaper than single messages; with entities there is none.
+        let record = rows.record();
+        let one_message = record.on.as_ref().is_none_or(|on| on.entities.is_empty());
+        let fleet = Audience::read(&app.db, &record.namespace).await?.len();
+        if !one_message || !is_cheaper(slice, fleet) {
+            slice = SLICE;
+        }
+    }
+    let room = share.take(slice);
+    Ok((rows.send(room, now), room < slice))
 }
 
 /// Whether an agent may still be sent to, or again.

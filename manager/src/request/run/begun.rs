@@ -3,13 +3,12 @@
 //! Invariant: one sending and one hook at a time, each begun when it is on record that it will be.
 
 use futures::{FutureExt as _, future::BoxFuture};
-use goperation::{JsonObject, MANAGER_NAMESPACE, Reason, Result, now_millis};
+use goperation::{JsonObject, Reason, now_millis};
 
 use super::{Run, waits};
 use crate::{
     bridge_link::To,
-    keys,
-    record::{AgentRecord, RowRecord},
+    record::RowRecord,
     request::{
         deliver::{Addressee, Letter, Sent},
         hook::When,
@@ -20,22 +19,6 @@ use crate::{
 const AGAIN: (u64, u64) = (200, 5_000);
 
 impl Run<'_> {
-    /// How many agents a broadcast would reach.
-    pub(super) async fn fleet(&mut self) -> Result<usize> {
-        if let Some(fleet) = self.fleet {
-            return Ok(fleet);
-        }
-        let namespace = &self.rows.record().namespace;
-        let fleet = if namespace == MANAGER_NAMESPACE {
-            let all = self.app.db.all::<AgentRecord>(keys::AGENTS.to_vec()).await?;
-            all.iter().filter(|(_, record)| !record.deleted).count()
-        } else {
-            self.app.db.keys(keys::agents_of(namespace)).await?.len()
-        };
-        self.fleet = Some(fleet);
-        Ok(fleet)
-    }
-
     /// Starts what is on record by now: a hook, a sending.
     pub(super) fn start(&mut self) {
         if self.hook.is_none()
@@ -113,9 +96,7 @@ impl Run<'_> {
         }
         self.posted.extend(sent);
         let app = self.app.clone();
-        // Unknown: single messages then.
-        let fleet = self.fleet.unwrap_or(usize::MAX);
-        Some(async move { app.deliver(&letter, &to, fleet).await }.boxed())
+        Some(async move { app.deliver(&letter, &to).await }.boxed())
     }
 
     /// Takes what became of a sending.
