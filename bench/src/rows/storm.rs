@@ -50,8 +50,8 @@ pub(super) const ROWS: &[Row] = &[STORM, API];
 const AGENTS: (u32, u32) = (10_000, 500);
 /// Processes that they are in, on both sides.
 const PROCESSES: u32 = 4;
-/// A round takes minutes, so there are fewer than of other rows.
-const ROUNDS: usize = 2;
+/// A round takes minutes, so there are no more than of every row at least.
+const ROUNDS: usize = 5;
 /// How often the API is asked something.
 const ASKED: Duration = Duration::from_millis(50);
 /// No answer is awaited longer; one that fails counts as much.
