@@ -1,5 +1,6 @@
 //! Which agents are on record, in memory: a page of some of them needs to know how many there are,
-//! an answer whether it is of who says so, and neither what else is on record of each.
+//! an answer whether it is of who says so, a delivery whether its agents have queues, and none of
+//! them what else is on record of each.
 //!
 //! Invariant: it has what every transaction that was answered has made of an agent. It is derived:
 //! each start makes it anew from the record.

@@ -50,7 +50,7 @@ pub(super) const ROWS: &[Row] = &[STORM, API];
 const AGENTS: (u32, u32) = (10_000, 500);
 /// Processes that they are in, on both sides.
 const PROCESSES: u32 = 4;
-/// A round takes minutes, so there are no more than of every row at least.
+/// A round takes minutes, so there are as few as a row may have.
 const ROUNDS: usize = 5;
 /// How often the API is asked something.
 const ASKED: Duration = Duration::from_millis(50);

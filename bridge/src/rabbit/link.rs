@@ -184,8 +184,8 @@ impl Session {
     /// Waits until the connection has gone or is told to go.
     async fn watch(&self, heartbeat: Duration) {
         let mut events = pin!(self.connection.events_listener());
-        // A close without an error is no event of lapin's. Brokers do not close so, and whoever asks
-        // for the session sees it at once: this is not a reason to wake an idle agent often.
+        // A close without an error is no event of lapin's. Who publishes sees it all the same, and a
+        // look for it wakes an idle agent: not often, then.
         let mut tick = interval(heartbeat);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.connection.status().connected() {

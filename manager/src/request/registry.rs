@@ -135,8 +135,8 @@ impl Drop for Seat {
 }
 
 impl App {
-    /// Stores a new request with its rows, and what `extra` adds, and starts its run. The answer
-    /// comes when it is durable. One that is there already stays as it is.
+    /// Stores a new request with its rows, whom it is sent to first, and what `extra` adds, and
+    /// starts its run. The answer comes when it is durable. One that is there already stays as it is.
     pub(crate) async fn begin_request(
         self: &Arc<Self>,
         record: RequestRecord,

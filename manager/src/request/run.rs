@@ -76,7 +76,7 @@ pub(super) struct Begin {
     pub(super) rows: Rows,
     /// What it has of its method.
     pub(super) share: Share,
-    /// It has just been put on record, and nothing that is to be sent has been sent.
+    /// It has just been put on record, and nothing that is to be sent has been tried.
     pub(super) is_new: bool,
 }
 
