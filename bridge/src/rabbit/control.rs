@@ -164,9 +164,15 @@ impl Control {
         if endpoints.is_empty() || !session.fresh.take(agent) {
             self.push_agent(&channel, agent, &mut steps);
         }
+        let new: Vec<_> = endpoints.iter().filter(|e| !session.endpoints.has(e)).collect();
+        for endpoint in &new {
+            let (fanout, none) = (self.context.layout.fanout(endpoint), FieldTable::default());
+            steps.push(declare_exchange(&channel, fanout, ExchangeKind::Fanout, none).boxed());
+        }
         self.push_endpoints(&channel, agent, endpoints, former, &mut steps);
         // The channel keeps their order; nobody waits for each answer in turn.
         try_join_all(steps).await?;
+        new.into_iter().for_each(|endpoint| session.endpoints.note(endpoint));
         if endpoints.is_empty() {
             session.fresh.note(agent);
         }
@@ -221,11 +227,7 @@ impl Control {
         let (queue, old) = (layout.cast_queue(agent), layout.other_cast_queue(agent));
         for endpoint in endpoints {
             let fanout = layout.fanout(endpoint);
-            let none = FieldTable::default();
-            steps.extend([
-                declare_exchange(channel, fanout.clone(), ExchangeKind::Fanout, none).boxed(),
-                bind(channel, queue.clone(), fanout, String::new()).boxed(),
-            ]);
+            steps.push(bind(channel, queue.clone(), fanout, String::new()).boxed());
         }
         for endpoint in endpoints.iter().chain(former) {
             let fanout = layout.fanout(endpoint);

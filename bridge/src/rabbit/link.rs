@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use goperation::AgentType;
+use goperation::{AgentType, EndpointName};
 use lapin::{
     AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind,
     tcp::{AMQPUriTcpExt as _, TLSConfig},
@@ -39,9 +39,9 @@ use crate::Address;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest wait for the broker's goodbye.
 const CLOSE: Duration = Duration::from_millis(500);
-/// How long the shared queues of a type, once made, are taken to be there: many agents may register at
-/// once, and an operator may remove a queue at any time.
-const TYPE_IS_RECENT: Duration = Duration::from_secs(1);
+/// How long what the agents of a type or of an endpoint share, once made, is taken to be there: many
+/// agents may register at once, and an operator may remove a queue at any time.
+const SHARED_IS_RECENT: Duration = Duration::from_secs(1);
 /// How long after its registration an agent's first sync may come, for its queues to be only bound.
 const AGENT_IS_RECENT: Duration = Duration::from_secs(30);
 /// Channels that are kept to be lent again.
@@ -78,10 +78,14 @@ pub(super) struct Session {
     pub(super) common: OnceCell<()>,
     /// Numbers of channels that lapin never gives out again.
     spent: AtomicU32,
+    /// Kept once more by each agent that proves its way over it.
+    proving: Arc<()>,
     /// Channels that wait to be lent again.
     idle: Mutex<Vec<Channel>>,
     /// Types whose shared queues were made over it just now.
     pub(super) types: Recent<AgentType>,
+    /// Endpoints whose exchange was made over it just now.
+    pub(super) endpoints: Recent<EndpointName>,
     /// Agents whose queues were made over it just now, and not yet bound to endpoints.
     pub(super) fresh: Recent<Address>,
 }
@@ -147,6 +151,16 @@ impl Session {
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One agent more proves its way over it, for as long as this is kept.
+    pub(super) fn prove(&self) -> Arc<()> {
+        Arc::clone(&self.proving)
+    }
+
+    /// How many agents prove their ways over it.
+    pub(super) fn proving(&self) -> u32 {
+        u32::try_from(Arc::strong_count(&self.proving) - 1).unwrap_or(u32::MAX)
     }
 
     /// The broker has said something over it.
@@ -369,8 +383,10 @@ async fn connect(context: &Context, name: &str) -> Result<Session, Fault> {
         heard: Mutex::new(Instant::now()),
         common: OnceCell::new(),
         spent: AtomicU32::new(0),
+        proving: Arc::default(),
         idle: Mutex::default(),
-        types: Recent::new(TYPE_IS_RECENT),
+        types: Recent::new(SHARED_IS_RECENT),
+        endpoints: Recent::new(SHARED_IS_RECENT),
         fresh: Recent::new(AGENT_IS_RECENT),
     })
 }

@@ -29,9 +29,12 @@ use super::{
 };
 use crate::{Address, PublishError, Source, Subscription};
 
-/// Many agents on one connection prove their ways so much less often: each that is proved also
-/// proves the connection of all.
-const SHARED: u32 = 8;
+/// Agents that share a connection and have proved their ways send one canary in this time, all
+/// together and on average: each that comes back proves the connection of all, and one wakes some
+/// five processes of the broker that sleep otherwise.
+const SHARED: Duration = Duration::from_secs(1);
+/// For so many intervals of an agent that is alone a canary may be away there: they have much to do.
+const PATIENCE: u32 = 16;
 /// Before one of them consumes anew.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -165,8 +168,9 @@ impl Canary {
     /// of publishing are not judged: another connection does that.
     async fn run(&self, session: &Session, mut doubted: bool) {
         let short = canary_interval(self.context.config.heartbeat);
-        let interval = short * if self.context.config.one_connection { SHARED } else { 1 };
-        let patience = interval.saturating_mul(2);
+        let shared = self.context.config.one_connection;
+        let patience = short * if shared { PATIENCE } else { 2 };
+        let _proving = session.prove();
         // Until the way is proved for the first time.
         let mut proved = false;
         let mut consuming = self.live.consuming();
@@ -189,9 +193,10 @@ impl Canary {
                     }
                 }
             }
-            let next = Instant::now() + if proved { interval } else { short };
+            let all = SHARED * if shared { session.proving() } else { 0 };
+            let next = Instant::now() + if proved { short.max(all) } else { short };
             number += 1;
-            match self.send(number, interval).await {
+            match self.send(number, patience / 2).await {
                 Ok(()) => away = away.or(Some((number, Instant::now()))),
                 Err(PublishError::NoQueue) if *consuming.borrow() => {
                     return self.tear_down(session, false, "its CALL queue is not bound");
