@@ -1,6 +1,6 @@
 //! Which agents are on record, in memory: a page of some of them needs to know how many there are,
-//! an answer whether it is of who says so, a delivery whether its agents have queues, and none of
-//! them what else is on record of each.
+//! an answer whether it is of who says so, a delivery whether its agents have queues, a renewal
+//! whether it brings anything new, and none of them what else is on record of each.
 //!
 //! Invariant: it has what every transaction that was answered has made of an agent. It is derived:
 //! each start makes it anew from the record.
@@ -13,10 +13,20 @@ use std::{
 
 use crate::record::AgentRecord;
 
+/// What every renewal of an agent says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) status: i32,
+    pub(crate) generation: u64,
+    pub(crate) manager_generation: u64,
+}
+
 /// One agent, at the revision of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     revision: u64,
+    /// What is on record of it.
+    said: Said,
     state: State,
     /// It has not registered yet, so it has no queues.
     reserved: bool,
@@ -53,14 +63,24 @@ impl Roster {
     pub(crate) fn note(&self, record: &AgentRecord) {
         let state = if record.deleted { State::Deleted } else { State::Live };
         let secret_hash = record.secret_hash.as_slice().try_into().ok();
+        let said = Said {
+            status: record.status,
+            generation: record.agent_generation,
+            manager_generation: record.manager_generation,
+        };
         let (revision, reserved) = (record.revision, record.reserved);
-        self.inner().put(record.id, Entry { revision, state, reserved, secret_hash });
+        self.inner().put(record.id, Entry { revision, said, state, reserved, secret_hash });
     }
 
     /// The record of an agent has been removed.
     pub(crate) fn removed(&self, id: u32) {
-        let state = State::Gone;
-        let gone = Entry { revision: u64::MAX, state, reserved: false, secret_hash: None };
+        let gone = Entry {
+            revision: u64::MAX,
+            said: Said { status: 0, generation: 0, manager_generation: 0 },
+            state: State::Gone,
+            reserved: false,
+            secret_hash: None,
+        };
         self.inner().put(id, gone);
     }
 
@@ -79,6 +99,15 @@ impl Roster {
     pub(crate) fn has_secret(&self, id: u32, hash: &[u8]) -> bool {
         let secret_hash = self.inner().agents.get(&id).and_then(|entry| entry.secret_hash);
         secret_hash.is_some_and(|known| known == hash)
+    }
+
+    /// Whether that is an agent that is not DELETED, its secret, and what is on record of it already.
+    pub(crate) fn says(&self, id: u32, hash: &[u8], said: Said) -> bool {
+        self.inner().agents.get(&id).is_some_and(|entry| {
+            entry.state == State::Live
+                && entry.secret_hash.is_some_and(|known| known == hash)
+                && entry.said == said
+        })
     }
 
     /// How many there are, and the first `limit` of them whose numbers are above `after`, ascending.
@@ -103,7 +132,9 @@ impl Roster {
 
 impl Inner {
     fn put(&mut self, id: u32, entry: Entry) {
-        if self.agents.get(&id).is_some_and(|now| now.revision > entry.revision) {
+        // A generation of the manager's is raised without a revision.
+        let order = |entry: &Entry| (entry.revision, entry.said.manager_generation);
+        if self.agents.get(&id).is_some_and(|now| order(now) > order(&entry)) {
             return;
         }
         let before = self.agents.insert(id, entry).map(|before| before.state);
@@ -171,5 +202,38 @@ mod tests {
         assert!(!roster.has_secret(8, &new));
         roster.removed(7);
         assert!(!roster.has_secret(7, &new));
+    }
+
+    #[test]
+    fn a_renewal_brings_nothing_new_when_all_that_it_says_is_on_record() {
+        let hash = vec![3; 32];
+        let with = |revision, status, manager_generation, deleted| AgentRecord {
+            secret_hash: hash.clone(),
+            status,
+            agent_generation: 4,
+            manager_generation,
+            ..record(7, revision, deleted)
+        };
+        let said = |status, generation, manager_generation| Said {
+            status,
+            generation,
+            manager_generation,
+        };
+        let roster = Roster::default();
+        assert!(!roster.says(7, &hash, said(1, 4, 1)));
+        roster.note(&with(1, 1, 1, false));
+        assert!(roster.says(7, &hash, said(1, 4, 1)));
+        assert!(!roster.says(7, &[3; 31], said(1, 4, 1)) && !roster.says(8, &hash, said(1, 4, 1)));
+        for other in [said(0, 4, 1), said(1, 5, 1), said(1, 4, 0)] {
+            assert!(!roster.says(7, &hash, other), "{other:?}");
+        }
+        // Asked to sync, and the older one is noted late.
+        roster.note(&with(1, 1, 2, false));
+        roster.note(&with(1, 1, 1, false));
+        assert!(!roster.says(7, &hash, said(1, 4, 1)) && roster.says(7, &hash, said(1, 4, 2)));
+        roster.note(&with(2, -127, 2, true));
+        assert!(!roster.says(7, &hash, said(-127, 4, 2)));
+        roster.removed(7);
+        assert!(!roster.says(7, &hash, said(0, 0, 0)));
     }
 }

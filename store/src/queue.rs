@@ -26,6 +26,11 @@ pub(crate) struct Job {
 }
 
 impl Job {
+    /// Whether it only waits for what is before it.
+    fn is_nothing(&self) -> bool {
+        self.txn.conditions.is_empty() && self.txn.writes.is_empty()
+    }
+
     pub(crate) fn answer(self, answer: Result<Outcome, Error>) {
         // Nobody may be waiting: the transaction happened nevertheless.
         let _ = self.answer.send(answer);
@@ -43,8 +48,8 @@ pub(crate) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     open: bool,
-    /// The owner thread sleeps, and nobody has woken it yet. To notify a condition variable is a call
-    /// of the system, whether anybody waits or not.
+    /// The owner thread sleeps, and nobody has woken it yet: all that was asked of it is done. To
+    /// notify a condition variable is a call of the system, whether anybody waits or not.
     asleep: bool,
 }
 
@@ -69,17 +74,21 @@ impl Queue {
 
     fn push(&self, job: Job) {
         let mut state = self.lock();
-        if state.open {
+        let now = if !state.open {
+            Err(Error::Closed)
+        } else if state.asleep && job.is_nothing() {
+            Ok(Outcome::Applied)
+        } else {
             state.jobs.push_back(job);
             let asleep = mem::take(&mut state.asleep);
             drop(state);
             if asleep {
                 self.ready.notify_one();
             }
-        } else {
-            drop(state);
-            job.answer(Err(Error::Closed));
-        }
+            return;
+        };
+        drop(state);
+        job.answer(now);
     }
 
     /// Waits for jobs and takes what is there, one at least, but no more once `bytes` are

@@ -77,7 +77,8 @@ impl Options {
 /// What was committed since the store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stats {
-    /// Transactions answered, those in conflict too.
+    /// Transactions answered, those in conflict too. One that is empty counts only if others were
+    /// before it.
     pub transactions: u64,
     /// Groups in which they were committed, each with one flush at most.
     pub groups: u64,

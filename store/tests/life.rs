@@ -83,6 +83,39 @@ async fn one_caller_has_every_commit_for_itself() {
     store.close().await;
 }
 
+/// What changes nothing and waits for nothing is answered without the owner thread.
+#[tokio::test]
+async fn an_empty_transaction_waits_for_what_is_before_it_alone() {
+    let folder = TempDir::new().unwrap();
+    let store = open(folder.path());
+    store.commit(Txn::new().put("a", "1")).await.unwrap();
+    for n in 2..50 {
+        let before = store.reserve().await.unwrap();
+        let after = store.reserve().await.unwrap();
+        let mut before = before.submit(Txn::new().put("a", format!("{n}")));
+        assert!(after.submit(Txn::new()).await.unwrap().is_applied());
+        let written = (&mut before).now_or_never().expect("it is durable by then");
+        assert!(written.unwrap().is_applied());
+    }
+    // The owner thread goes to sleep a moment after its last answer, and is not woken from then on.
+    let began = Instant::now();
+    let asleep = loop {
+        let seen = store.stats();
+        store.commit(Txn::new()).await.unwrap();
+        if store.stats() == seen {
+            break seen;
+        }
+        assert!(began.elapsed() < SOON, "it is woken each time");
+        tokio::task::yield_now().await;
+    };
+    for _ in 0..50 {
+        assert!(store.commit(Txn::new()).await.unwrap().is_applied());
+    }
+    assert_eq!(store.stats(), asleep);
+    store.close().await;
+    assert!(matches!(store.commit(Txn::new()).await, Err(Error::Closed)));
+}
+
 #[tokio::test]
 async fn a_closed_store_can_be_opened_at_once() {
     let folder = TempDir::new().unwrap();
