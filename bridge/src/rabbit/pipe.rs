@@ -121,6 +121,10 @@ async fn publish_all(channel: &Channel, jobs: &mut mpsc::Receiver<(Parcel, Answe
         while let Some(Some(ended)) = confirms.next().now_or_never() {
             confirmed.push(ended);
         }
+        if !channel.status().connected() {
+            // Before anybody hears of it: who publishes next finds it closed and opens another.
+            jobs.close();
+        }
         for (answer, outcome) in verdicts.reach(&mut confirmed, confirms.is_empty()) {
             // Whoever asked has gone.
             let _ = answer.send(outcome);

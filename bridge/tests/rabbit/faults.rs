@@ -192,6 +192,23 @@ async fn the_canary_finds_a_queue_that_nothing_reaches() {
     rabbit.close().await;
 }
 
+/// The broker closes the channel that publishes share when an exchange is missing. Who publishes
+/// right after that is not sent to the one that has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_has_failed_is_nobodys_next() {
+    let (rabbit, _) = fresh(|_| {}).await;
+    let nobody = Route::Reply("nobody".into());
+    poll_until(SOON, "it is connected", async || {
+        rabbit.publish(&nobody, &message(Kind::Reply, 0)).await == Err(PublishError::NoQueue)
+    })
+    .await;
+    for n in 0..300 {
+        let sent = rabbit.publish(&nobody, &message(Kind::Reply, n)).await;
+        assert_eq!(sent, Err(PublishError::NoQueue), "{n}");
+    }
+    rabbit.close().await;
+}
+
 /// An agent that waits for its queues tries again and again, over a connection that allows few
 /// channels.
 #[tokio::test]
