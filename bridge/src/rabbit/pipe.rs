@@ -12,16 +12,19 @@ use std::{collections::HashSet, mem, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel, Confirmation, ErrorKind,
     message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    fault::{Fault, answered},
+    fault::{ACCESS_REFUSED, ANSWER, Fault, NOT_FOUND, answered},
     link::Session,
     publisher::{Failure, failure},
     wire,
@@ -91,8 +94,7 @@ async fn run(session: Arc<Session>, mut jobs: mpsc::Receiver<(Parcel, Answer)>) 
     // Of these nothing was sent.
     jobs.close();
     while let Some((_, answer)) = jobs.recv().await {
-        // Whoever asked has gone.
-        let _ = answer.send(Err(lost()));
+        answer_all([(answer, Err(lost()))]);
     }
 }
 
@@ -109,11 +111,7 @@ async fn publish_all(channel: &Channel, jobs: &mut mpsc::Receiver<(Parcel, Answe
             Some(ended) = confirms.next(), if !confirms.is_empty() => confirmed.push(ended),
         }
         if !channel.status().connected() {
-            // Of these nothing was sent.
-            for (_, answer) in arrived.drain(..) {
-                // Whoever asked has gone.
-                let _ = answer.send(Err(lost()));
-            }
+            break;
         }
         let wanted = arrived.drain(..).filter(|(_, answer)| !answer.is_closed());
         confirms.extend(wanted.map(|(parcel, answer)| confirm(channel, parcel, answer)));
@@ -122,13 +120,29 @@ async fn publish_all(channel: &Channel, jobs: &mut mpsc::Receiver<(Parcel, Answe
             confirmed.push(ended);
         }
         if !channel.status().connected() {
-            // Before anybody hears of it: who publishes next finds it closed and opens another.
-            jobs.close();
+            break;
         }
-        for (answer, outcome) in verdicts.reach(&mut confirmed, confirms.is_empty()) {
-            // Whoever asked has gone.
-            let _ = answer.send(outcome);
+        answer_all(verdicts.reach(&mut confirmed, confirms.is_empty()));
+    }
+    // Before anybody hears of it: who publishes next finds it closed and opens another.
+    jobs.close();
+    // Of these nothing was sent.
+    answer_all(arrived.into_iter().map(|(_, answer)| (answer, Err(lost()))));
+    // A moment after the channel says that it has gone, lapin fails what is under way.
+    let failed = async {
+        while let Some(ended) = confirms.next().await {
+            confirmed.push(ended);
         }
+    };
+    // What has no answer even then is unknown, and its publisher is told so when this is dropped.
+    let _ = timeout(ANSWER, failed).await;
+    answer_all(verdicts.reach(&mut confirmed, confirms.is_empty()));
+}
+
+fn answer_all(known: impl IntoIterator<Item = (Answer, Result<(), Failure>)>) {
+    for (answer, outcome) in known {
+        // Whoever asked has gone.
+        let _ = answer.send(outcome);
     }
 }
 
@@ -154,6 +168,7 @@ enum Back {
 
 async fn confirm(channel: &Channel, parcel: Parcel, answer: Answer) -> Ended<Answer> {
     let Parcel { exchange, key, properties, body, ticket } = parcel;
+    let to = exchange.clone();
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let confirmation =
         async { channel.basic_publish(exchange, key, options, &body, properties).await?.await };
@@ -166,9 +181,23 @@ async fn confirm(channel: &Channel, parcel: Parcel, answer: Answer) -> Ended<Ans
         Ok(Confirmation::Ack(returned)) => (Ok(()), back(returned)),
         Ok(Confirmation::Nack(returned)) => (Err(PublishError::Full.into()), back(returned)),
         Ok(Confirmation::NotRequested) => (Err(unknown("it does not confirm")), Back::Failed),
+        Err(error) if is_anothers(&error, &to) => {
+            (Err(unknown("another's exchange failed it")), Back::Failed)
+        }
         Err(error) => (Err(failure(&error, body.len())), Back::Failed),
     };
     Ended { ticket, answer, outcome, back }
+}
+
+/// Whether the broker closed the channel over an exchange other than this one: it names the exchange,
+/// and says nothing of the other publishes that were under way.
+fn is_anothers(error: &lapin::Error, exchange: &ShortString) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(said) if matches!(said.get_id(), NOT_FOUND | ACCESS_REFUSED) => {
+            !said.get_message().as_str().contains(&format!("exchange '{exchange}'"))
+        }
+        _ => false,
+    }
 }
 
 fn unknown(why: &str) -> Failure {

@@ -209,6 +209,36 @@ async fn a_channel_that_has_failed_is_nobodys_next() {
     rabbit.close().await;
 }
 
+/// Somebody has deleted an exchange. Of what was under way to another one when the broker closed the
+/// shared channel nobody knows whether it has arrived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_with_anothers_exchange_is_unknown() {
+    let (rabbit, config) = fresh(|_| {}).await;
+    let known = registered(&rabbit, "h1").await;
+    let _subscription = subscribed(&rabbit, &known).await;
+    let connection = lapin::Connection::connect(&config.uri, Default::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.exchange_delete("gop.reply".into(), Default::default()).await.unwrap();
+    let (call, reply) = (Route::Call(known), Route::Reply("b1".into()));
+    let mut unknown = 0;
+    for n in 0..100 {
+        let (one, other) = (message(Kind::Reply, n), message(Kind::Call, n));
+        let (missing, sent) =
+            tokio::join!(rabbit.publish(&reply, &one), rabbit.publish(&call, &other));
+        assert_eq!(missing, Err(PublishError::NoQueue), "{n}");
+        match sent {
+            Ok(()) => {}
+            Err(PublishError::Unknown(_)) => unknown += 1,
+            // It came too late to be sent.
+            Err(PublishError::Unavailable(why)) if why == "the channel was lost" => {}
+            other => panic!("{n}: {other:?}"),
+        }
+    }
+    assert!(unknown > 0, "none was under way");
+    connection.close(200, "".into()).await.unwrap();
+    rabbit.close().await;
+}
+
 /// An agent that waits for its queues tries again and again, over a connection that allows few
 /// channels.
 #[tokio::test]
